@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh machine (Python 3.11+, pip, make): `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
+# torch is pinned in constraints.txt; see README "Choosing a torch build".
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow lint format bench clean help
+
+help:  ## this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.ready  ## set up, then the main job on the shipped model: chance -> repaired, one table, runs/demo/report.html
+	$(VENV)/bin/clearsight demo --overwrite
+
+test: $(VENV)/.ready-test  ## set up, then the offline tests
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.ready-test  ## the tests marked slow
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.ready-lint  ## style, types, import floors
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.ready-lint  ## rewrite the code in the house style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.ready-bench  ## the benchmarks beside their peers (an hour on two cores), JSON lines and docs/benchmarks.md
+	$(VENV)/bin/python benchmarks/run_all.py --save
+
+clean:  ## remove the environment and every cache
+	rm -rf $(VENV) runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/.pip:
+	$(PYTHON) -c 'import sys; sys.exit("Clearsight needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.pip pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(INSTALL) --group test
+	@touch $@
+
+$(VENV)/.ready-lint: $(VENV)/.ready-test
+	$(INSTALL) --group lint
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready-test
+	$(INSTALL) --group bench
+	@touch $@
