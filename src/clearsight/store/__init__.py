@@ -1,0 +1,6 @@
+"""Vectors that were computed once are never computed again: the encoder's cache, on Lance."""
+
+from clearsight.store.cache import VectorCache
+from clearsight.store.vectors import VectorStore
+
+__all__ = ["VectorCache", "VectorStore"]
