@@ -1,0 +1,322 @@
+"""Prompts: named templates by role and modality, as data (`prompts.toml`); one's own from a TOML file.
+
+A template words an item as chat turns. The turns keep the item's own words apart from the template's, so that
+neither a chat template nor a tokenizer can take a user's text for a control token.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from clearsight.errors import DataError, UsageError
+from clearsight.registry import Registry
+from clearsight.types import MODALITIES, ROLES, Item, Modality, Role
+
+if TYPE_CHECKING:
+    from clearsight.models.load import LoadedModel
+
+Content: TypeAlias = Literal["image", "text"]
+GenerationPrompt: TypeAlias = "bool | Literal['auto']"
+
+CONTENT: tuple[Content, ...] = ("image", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of text; `own`: the item's own words (text, instruction), not the template's."""
+
+    text: str
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a chat turn: an image (no spans), or a text made of spans."""
+
+    kind: Content
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One chat turn."""
+
+    role: Literal["system", "user"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the items that fit its filters are worded; an empty filter fits everything.
+
+    Attributes:
+        role, modality, counterpart: the filters; `counterpart` is the modality of the other side.
+        system: the system turn; none where empty.
+        before, after: the template's text on both sides of the content, in the same user turn.
+        instruction: wording of the item's instruction (the words themselves where `{instruction}` stands),
+            put before the content of items that have one; empty leaves instructions out.
+    """
+
+    role: tuple[Role, ...] = ()
+    modality: tuple[Modality, ...] = ()
+    counterpart: tuple[Modality, ...] = ()
+    system: str = ""
+    before: str = ""
+    after: str = ""
+    instruction: str = ""
+
+    def fits(self, role: Role, modality: Modality, counterpart: Modality | None) -> bool:
+        return (
+            (not self.role or role in self.role)
+            and (not self.modality or modality in self.modality)
+            and (not self.counterpart or counterpart in self.counterpart)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A named way of wording items.
+
+    Attributes:
+        name: a built-in's name, or the stem of the file it came from.
+        description: one sentence.
+        rule: tried in order; the first that fits an item words it.
+        generation_prompt: whether the assistant's header ends the prompt; "auto" for last-token poolings
+            only. It means nothing to a model without a chat template.
+        order: order of image and text in the user turn. It changes the vector, hence is explicit.
+        source: where the wording comes from.
+    """
+
+    name: str
+    description: str
+    rule: tuple[Rule, ...]
+    generation_prompt: GenerationPrompt = "auto"
+    order: tuple[Content, ...] = CONTENT
+    source: str = ""
+
+
+def get_template(name_or_path: str | Path) -> Template:
+    """A built-in template by name, or one's own by the path of a TOML file (keys: `Template` without its
+    name).
+
+    ```toml
+    description = "Colours only."
+    generation_prompt = "auto"        # true, false, or "auto": for last-token poolings only
+    order = ["image", "text"]
+    [[rule]]                          # the first rule that fits an item words it
+    modality = ["image", "image+text"]
+    role = "query"
+    system = "You see colours."
+    instruction = "{instruction}\\n"
+    after = "\\nName the colour in one word: "
+    [[rule]]
+    after = "\\nWhich colour? "
+    ```
+
+    Raises:
+        UsageError: no such built-in, or no such file.
+        DataError: the file is not TOML, or holds an unknown key or value (the message names the nearest).
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and not text.endswith(".toml"):
+        return _prompts().get(text)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UsageError(
+            f"There is no prompt file '{text}'.", do="Give a built-in name or an existing TOML file."
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The prompt file is not TOML: {error}.", where=text, do="Correct the file."
+        ) from None
+    return _template(path.stem, table, where=text)
+
+
+def prompt_names() -> list[str]:
+    """Names of the templates that come with the package and with plug-ins (`clearsight.prompt`)."""
+    return _prompts().names()
+
+
+def render(template: Template, item: Item, role: Role, *, counterpart: Modality | None = None) -> list[Turn]:
+    """The item as chat turns, before the model's chat template.
+
+    Args:
+        counterpart: modality of the other side, where the wording depends on it (`one_word`).
+
+    Raises:
+        UsageError: no rule of the template fits.
+    """
+    rule = next((r for r in template.rule if r.fits(role, item.modality, counterpart)), None)
+    if rule is None:
+        raise UsageError(
+            f"The prompt '{template.name}' has no rule for this item ({role}, {item.modality}).",
+            where=item.id,
+            do="Add a last [[rule]] without filters.",
+        )
+    words = () if item.text is None else (Span(item.text, own=True),)
+    lead, tail = (*_instruction(rule, item), Span(rule.before), *words), (Span(rule.after),)
+    image = () if item.image is None else (Part("image"),)
+    if template.order[0] == "image" or not image:
+        parts = (*image, *_text_part(*lead, *tail))
+    else:
+        parts = (*_text_part(*lead), *image, *_text_part(*tail))
+    user = Turn("user", parts)
+    return [Turn("system", _text_part(Span(rule.system))), user] if rule.system else [user]
+
+
+def explain(template: Template, loaded: LoadedModel | None = None) -> str:
+    """The rendered text of a template for each role and modality, for people to read.
+
+    Args:
+        loaded: shows what its chat template makes of the turns; None shows the turns themselves.
+    """
+    order = " then ".join(template.order)
+    lines = [f"{template.name}: {template.description}"]
+    if template.source:
+        lines.append(f"source: {template.source}")
+    lines.append(f"content order: {order}; generation prompt: {str(template.generation_prompt).lower()}")
+    for role in ROLES:
+        for modality in MODALITIES:
+            shown: dict[str, list[str]] = {}
+            for counterpart in MODALITIES:
+                shown.setdefault(_shown(template, role, modality, counterpart, loaded), []).append(
+                    counterpart
+                )
+            for text, counterparts in shown.items():
+                about = "" if len(shown) == 1 else f", other side {' or '.join(counterparts)}"
+                lines += ["", f"[{role}, {modality}{about}]", text]
+    return "\n".join(lines)
+
+
+def _shown(
+    template: Template, role: Role, modality: Modality, counterpart: Modality, loaded: LoadedModel | None
+) -> str:
+    item = Item(
+        "example",
+        text="{text}" if "text" in modality else None,
+        image=b"" if "image" in modality else None,
+        instruction="{instruction}",
+    )
+    turns = render(template, item, role, counterpart=counterpart)
+    if loaded is not None:
+        from clearsight.models.wording import Wording
+
+        spans, _ = Wording(loaded, generation_prompt=template.generation_prompt is True)(turns)
+        return "".join(span.text for span in spans)
+    return "\n".join(
+        f"{turn.role}: "
+        + "".join(
+            "{image}" if part.kind == "image" else "".join(s.text for s in part.spans) for part in turn.parts
+        )
+        for turn in turns
+    )
+
+
+def _text_part(*spans: Span) -> tuple[Part, ...]:
+    """One text part of the spans that hold text; no part where none does."""
+    filled = tuple(span for span in spans if span.text)
+    return (Part("text", filled),) if filled else ()
+
+
+def _instruction(rule: Rule, item: Item) -> tuple[Span, ...]:
+    if not rule.instruction or not item.instruction:
+        return ()
+    before, _, after = rule.instruction.partition("{instruction}")
+    return Span(before), Span(item.instruction, own=True), Span(after)
+
+
+_PROMPTS: Registry[Template] = Registry("prompt")
+
+
+def _prompts() -> Registry[Template]:
+    if not _PROMPTS.names():
+        table = tomllib.loads(files(__package__).joinpath("prompts.toml").read_text(encoding="utf-8"))
+        for name, keys in table.items():
+            _PROMPTS.add(name, _template(name, keys, where="prompts.toml"))
+    return _PROMPTS
+
+
+def _template(name: str, table: Mapping[str, Any], *, where: str) -> Template:
+    """A checked template.
+
+    Raises:
+        DataError: an unknown key, or a value of the wrong kind.
+    """
+    known = {f.name for f in fields(Template)} - {"name"}
+    _known_keys(table, known, where)
+    rules = table.get("rule")
+    if not isinstance(rules, list) or not rules or not all(isinstance(rule, dict) for rule in rules):
+        raise DataError("A prompt needs at least one rule.", where=where, do="Add a [[rule]] table.")
+    generation = table.get("generation_prompt", "auto")
+    if generation not in (True, False, "auto"):
+        raise DataError(
+            f"generation_prompt is {generation!r}.", where=where, do='Give true, false or "auto".'
+        )
+    order = tuple(table.get("order", CONTENT))
+    if sorted(order) != sorted(CONTENT):
+        raise DataError(
+            f"order is {list(order)}.", where=where, do='Give ["image", "text"] or ["text", "image"].'
+        )
+    return Template(
+        name=name,
+        description=_string(table, "description", where),
+        rule=tuple(_rule(rule, where) for rule in rules),
+        generation_prompt=generation,
+        order=order,
+        source=_string(table, "source", where),
+    )
+
+
+def _rule(table: Mapping[str, Any], where: str) -> Rule:
+    _known_keys(table, {f.name for f in fields(Rule)}, where)
+    instruction = _string(table, "instruction", where)
+    if instruction and instruction.count("{instruction}") != 1:
+        raise DataError(
+            f"instruction is {instruction!r}.",
+            where=where,
+            do="Write {instruction} once, where its words go.",
+        )
+    return Rule(
+        role=_choices(table, "role", ROLES, where),
+        modality=_choices(table, "modality", MODALITIES, where),
+        counterpart=_choices(table, "counterpart", MODALITIES, where),
+        system=_string(table, "system", where),
+        before=_string(table, "before", where),
+        after=_string(table, "after", where),
+        instruction=instruction,
+    )
+
+
+def _known_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise DataError(
+                f"Unknown key '{key}'.", where=where, do=f"{hint}There are: {', '.join(sorted(known))}."
+            )
+
+
+def _string(table: Mapping[str, Any], key: str, where: str) -> str:
+    value = table.get(key, "")
+    if not isinstance(value, str):
+        raise DataError(f"{key} is {value!r}.", where=where, do="Give a string.")
+    return value
+
+
+def _choices(table: Mapping[str, Any], key: str, allowed: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """A filter: one value or a list of values, all of them known."""
+    given = table.get(key, [])
+    values = tuple(given) if isinstance(given, list) else (given,)
+    for value in values:
+        if value not in allowed:
+            raise DataError(f"{key} is {value!r}.", where=where, do=f"There are: {', '.join(allowed)}.")
+    return values
