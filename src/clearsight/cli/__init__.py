@@ -1,0 +1,113 @@
+"""The command line: flags from the jobs' configs, exit codes that mean something, heavy imports inside.
+
+Exit codes: 0 done; 2 a flag, name or argument does not fit; 3 input data cannot be used; 4 the model cannot
+be used; 5 done, but some items were skipped (`--on-error skip`); 130 interrupted, what was reported done is
+kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App, CycloptsError
+
+from clearsight import __version__
+from clearsight.cli.flags import command
+from clearsight.errors import ClearsightError, UsageError
+
+if TYPE_CHECKING:
+    from clearsight.cli.terminal import Terminal
+
+SOME_SKIPPED = 5
+INTERRUPTED = 130
+
+HELP = """Turns a generative multimodal model into a retriever without training, and shows what changed.
+
+Start with `clearsight demo`: the main job on the shipped model, offline, in two minutes.
+"""
+
+# job module -> (config, function, commands that call it)
+JOBS = {
+    "demo": ("DemoConfig", "demo"),
+    "embed": ("EmbedConfig", "embed"),
+    "repair": ("RepairConfig", "repair"),
+    "evaluate": ("EvaluateConfig", "evaluate"),
+}
+INFO = {
+    "system": ("SystemConfig", "info_system"),
+    "model": ("ModelConfig", "info_model"),
+    "prompt": ("PromptConfig", "info_prompt"),
+    "run": ("RunConfig", "info_run"),
+}
+
+
+def build_app() -> App:
+    """All commands, without loading torch or transformers."""
+    app = App(name="clearsight", help=HELP, version=__version__, help_format="markdown")
+    for name, (config, function) in JOBS.items():
+        _add(app, name, f"clearsight.jobs.{name}", config, function)
+    info = App(name="info", help="Show versions and devices, a model, a prompt as rendered, or a run.")
+    app.command(info)
+    for name, (config, function) in INFO.items():
+        _add(info, name, "clearsight.jobs.info", config, function)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = build_app()(
+            list(sys.argv[1:] if argv is None else argv),
+            exit_on_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError:  # cyclopts has said what is wrong
+        return UsageError.exit_code
+    except ClearsightError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\nInterrupted. What was reported done is kept; the same command goes on from there.\n"
+        )
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _add(app: App, name: str, module: str, config: str, function: str) -> None:
+    home = importlib.import_module(module)
+
+    def run(settings: Any, as_json: bool) -> int:
+        from clearsight.cli.terminal import Terminal
+
+        ui = Terminal(as_json=as_json)
+        try:
+            return _finish(ui, getattr(home, function)(settings, ui))
+        finally:
+            ui.progress.close()
+
+    app.command(command(getattr(home, config), run), name=name)
+
+
+def _finish(ui: Terminal, result: Any) -> int:
+    if ui.as_json:
+        import json
+
+        ui.result(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+    skipped = getattr(result, "skipped", ())
+    for item_id, reason in skipped[:10]:
+        ui.say(f"skipped {item_id}: {reason}")
+    if len(skipped) > 10:
+        ui.say(f"... and {len(skipped) - 10} more; the run's report names them all.")
+    return SOME_SKIPPED if skipped else 0
+
+
+def _fail(error: ClearsightError) -> int:
+    sys.stderr.write(f"error: {error.what}\n")
+    if error.where:
+        sys.stderr.write(f"  where: {error.where}\n")
+    if error.do:
+        sys.stderr.write(f"  do: {error.do}\n")
+    return error.exit_code

@@ -1,0 +1,121 @@
+"""From a task and a model to the vectors of its two sides, and to pairs that the model makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clearsight.jobs.ui import Labelled
+from clearsight.types import Embeddings, Item, Modality, Role, Task
+
+if TYPE_CHECKING:
+    from clearsight.errors import ItemError
+    from clearsight.models.captioner import Captioner
+    from clearsight.models.encoder import Encoder
+    from clearsight.progress import Progress
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Unlabelled images and the model's own captions of them, in one order; and images that were refused."""
+
+    images: tuple[Item, ...]
+    texts: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def caption_items(self) -> tuple[Item, ...]:
+        return tuple(
+            Item(f"caption of {image.id}", text=text)
+            for image, text in zip(self.images, self.texts, strict=True)
+        )
+
+
+def self_caption(
+    captioner: Captioner, images: Sequence[Item], progress: Progress, *, skip: bool = False
+) -> Captioned:
+    """The model's own captions; images it can't read, or has no word for, are left out where `skip` is on.
+
+    Raises:
+        ItemError: an image that can't be used, with `skip` off.
+    """
+    skipped: dict[str, str] = {}
+
+    def refuse(place: int, error: ItemError) -> None:
+        if not skip:
+            raise error
+        skipped[images[place].id] = str(error)
+
+    texts = captioner.captions(
+        dict(enumerate(images)), refuse=refuse, progress=Labelled(progress, "captioning unlabelled images")
+    )
+    # A caption without a word can't be embedded as a text, and says nothing that could align anything.
+    written = [(images[place], text) for place, text in sorted(texts.items()) if text]
+    return Captioned(tuple(i for i, _ in written), tuple(t for _, t in written), tuple(skipped.items()))
+
+
+def side_modality(items: Sequence[Item]) -> Modality:
+    """The modality of a side: that of its first item that has an image, else text."""
+    return next((item.modality for item in items if item.image is not None), "text")
+
+
+def embed_task(encoder: Encoder, task: Task, progress: Progress) -> tuple[Embeddings, Embeddings]:
+    """Queries and candidates of a task; items refused under `on_error="skip"` are missing from their side."""
+    query_kind, candidate_kind = side_modality(task.queries), side_modality(task.candidates)
+    words = f"({encoder.pooling}, {encoder.template.name})"
+    queries = encoder.embed(
+        task.queries, "query", counterpart=candidate_kind, progress=Labelled(progress, f"queries {words}")
+    )
+    candidates = encoder.embed(
+        task.candidates,
+        "candidate",
+        counterpart=query_kind,
+        progress=Labelled(progress, f"candidates {words}"),
+    )
+    return queries, candidates
+
+
+def embed_pairs(
+    encoder: Encoder, captioned: Captioned, task: Task, progress: Progress
+) -> tuple[Embeddings, Embeddings]:
+    """Vectors of unlabelled images and of their captions, each under the prompt of the side it stands for."""
+    image_role: Role = "candidate" if side_modality(task.queries) == "text" else "query"
+    text_role: Role = "query" if image_role == "candidate" else "candidate"
+    labelled = Labelled(progress, f"captioned images ({encoder.pooling}, {encoder.template.name})")
+    images = encoder.embed(captioned.images, image_role, counterpart="text", progress=labelled)
+    labelled = Labelled(progress, f"their captions ({encoder.pooling}, {encoder.template.name})")
+    captions = encoder.embed(captioned.caption_items(), text_role, counterpart="image", progress=labelled)
+    return images, captions
+
+
+def as_side(embeddings: Embeddings, side: Role) -> Embeddings:
+    """The same vectors on the other side of a task, where the prompt words both sides alike."""
+    return replace(embeddings, side_N=np.full(len(embeddings), side))
+
+
+def kept(task: Task, queries: Embeddings, candidates: Embeddings) -> Task:
+    """The task without skipped items; a query whose relevant items are all gone is not judged."""
+    if len(queries) == len(task.queries) and len(candidates) == len(task.candidates):
+        return task
+    query_ids, candidate_ids = set(queries.ids), set(candidates.ids)
+
+    def lists(table: dict[str, Sequence[str]]) -> dict[str, list[str]]:
+        return {
+            q: [c for c in members if c in candidate_ids] for q, members in table.items() if q in query_ids
+        }
+
+    return replace(
+        task,
+        queries=tuple(item for item in task.queries if item.id in query_ids),
+        candidates=tuple(item for item in task.candidates if item.id in candidate_ids),
+        relevance={
+            q: {c: g for c, g in grades.items() if c in candidate_ids}
+            for q, grades in task.relevance.items()
+            if q in query_ids
+        },
+        pools=lists(dict(task.pools)),
+        excluded=lists(dict(task.excluded)),
+        groups={q: group for q, group in task.groups.items() if q in query_ids},
+    )
