@@ -1,0 +1,175 @@
+"""docs/benchmarks.md from the newest result of every workload in results/*.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+Line = dict[str, Any]
+
+HEAD = """# Benchmarks
+
+Made from `benchmarks/results/*.jsonl` by `make bench` (`benchmarks/tables.py`); do not edit by hand.
+Ours and the peer take turns in one process; ratios are taken round by round, and the median is shown with the
+least and the greatest. The floor is the work that no implementation can leave out, run on the same machine in
+the same rounds. Machines drift: only ratios mean something.
+"""
+
+
+def newest(name: str, *keys: str) -> list[Line]:
+    """The last line of each workload (told apart by `keys`) of one benchmark."""
+    path = HERE / "results" / f"{name}.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    return list({tuple(str(line[key]) for key in keys): line for line in lines}.values())
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return f"**x{ratio['median']:.2f}** ({ratio['min']:.2f}-{ratio['max']:.2f})"
+
+
+def seconds(line: Line, name: str) -> str:
+    return f"{median(line['seconds'][name]):.3g}"
+
+
+def origin(line: Line) -> str:
+    machine = line["origin"]
+    peers = ", ".join(f"{name} {version}" for name, version in line["peers"].items())
+    rounds = len(next(iter(line["seconds"].values())))
+    commit = (machine.get("commit") or "unknown")[:10]
+    return (
+        f"{line['date']}, {rounds} rounds, {machine['cpu']}, {machine['cores']} cores, commit {commit}"
+        f"{'; ' + peers if peers else ''}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def embed() -> str:
+    lines = newest("embed", "model", "workload")
+    rows = [
+        [
+            f"{line['model']} ({line['parameters'] / 1e6:.0f} M)",
+            line["workload"],
+            str(line["items"]),
+            seconds(line, "clearsight"),
+            seconds(line, "sentence-transformers"),
+            spread(line["speedup"]),
+            spread(line["over_floor"]),
+            f"{line['difference']:.0e}",
+        ]
+        for line in lines
+    ]
+    head = [
+        "model",
+        "workload",
+        "items",
+        "ours s",
+        "sentence-transformers s",
+        "faster by",
+        "over the floor",
+        "difference",
+    ]
+    note = (
+        "Same model folder, same items, vectors equal to the share of the largest value shown. The floor is "
+        "the forward passes of our own batches with nothing around them. "
+        "Command: `python benchmarks/bench_embed.py`."
+    )
+    return section("Embedding beside sentence-transformers", note, head, rows, lines)
+
+
+def rank() -> str:
+    lines = newest("rank", "sizes")
+    rows = [
+        [
+            "{queries:,} x {candidates:,} x {width:,}, top {k}".format(**line["sizes"]),
+            seconds(line, "rank"),
+            seconds(line, "faiss"),
+            spread(line["ratio"]),
+            spread(line["ratio_counted"]),
+            spread(line["ratio_to_floor"]),
+            " / ".join(f"{line['extra_bytes'][name] / 2**20:.0f}" for name in ("rank", "faiss")),
+        ]
+        for line in lines
+    ]
+    head = [
+        "size",
+        "ours s",
+        "faiss s",
+        "ours / faiss",
+        "with relevance counted / faiss",
+        "ours / floor",
+        "extra MiB",
+    ]
+    note = (
+        "Exact cosine ranking. Ours includes lengths, ties to the bit and their counts. The floor is the "
+        "matrix product alone, in float32. Command: `python benchmarks/bench_rank.py`."
+    )
+    return section("Ranking beside faiss-cpu IndexFlatIP", note, head, rows, lines)
+
+
+def realign() -> str:
+    lines = newest("realign", "n", "d")
+    rows = [
+        [
+            f"{line['n']:,} x {line['d']:,}",
+            seconds(line, "clearsight"),
+            seconds(line, "textbook"),
+            spread(line["speedup"]),
+            spread(line["over_floor"]),
+            f"{line['peak_extra_bytes'] / 2**20:.0f}",
+        ]
+        for line in lines
+    ]
+    head = ["size", "ours s", "textbook float64 SVD s", "faster by", "over the floor", "extra MiB"]
+    note = (
+        "ReAlign, fit and transform. The floor is two passes of matrix products over the data (statistics in "
+        "float64) and one symmetric eigendecomposition. Command: `python benchmarks/bench_realign.py`."
+    )
+    return section("ReAlign", note, head, rows, lines)
+
+
+def start() -> str:
+    lines = newest("help")
+    rows = [
+        [
+            "clearsight --help",
+            seconds(line, "help"),
+            seconds(line, "bare"),
+            f"{line['over_bare_seconds']['median']:.3f} ({line['over_bare_seconds']['min']:.3f}-"
+            f"{line['over_bare_seconds']['max']:.3f})",
+        ]
+        for line in lines
+    ]
+    note = "Whole processes. Command: `python benchmarks/bench_help.py`."
+    return section(
+        "Start of the command line",
+        note,
+        ["command", "s", "bare Python s", "over bare Python s"],
+        rows,
+        lines,
+    )
+
+
+def section(title: str, note: str, head: list[str], rows: list[list[str]], lines: list[Line]) -> str:
+    if not lines:
+        return ""
+    origins = "\n".join(f"* {text}" for text in dict.fromkeys(map(origin, lines)))
+    return f"## {title}\n\n{note}\n\n{table(head, rows)}\n\n{origins}\n"
+
+
+def main() -> None:
+    parts = [HEAD, embed(), rank(), realign(), start()]
+    PAGE.write_text("\n".join(part for part in parts if part))
+
+
+if __name__ == "__main__":
+    main()
