@@ -5,7 +5,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 # torch is pinned in constraints.txt; see README "Choosing a torch build".
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format bench clean help
+.PHONY: demo test test-slow test-browser test-peers lint format bench clean help
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,12 @@ test: $(VENV)/.ready-test  ## set up, then the offline tests
 
 test-slow: $(VENV)/.ready-test  ## the tests marked slow
 	$(VENV)/bin/python -m pytest -m slow
+
+test-browser: $(VENV)/.ready-browser  ## the pages in a headless Chromium (Debian: apt-get install chromium)
+	$(VENV)/bin/python -m pytest -m browser
+
+test-peers: $(VENV)/.ready-test $(VENV)-peers/.ready  ## formats against the libraries that own them, in an environment of their own
+	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python $(VENV)/bin/python -m pytest -m peers
 
 lint: $(VENV)/.ready-lint  ## style, types, import floors
 	$(VENV)/bin/ruff check .
@@ -47,6 +53,10 @@ $(VENV)/.ready: $(VENV)/.pip pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	$(INSTALL) --group test
+	@touch $@
+
+$(VENV)/.ready-browser: $(VENV)/.ready-test
+	$(INSTALL) --group browser
 	@touch $@
 
 $(VENV)/.ready-lint: $(VENV)/.ready-test

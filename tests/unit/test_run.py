@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from clearsight.errors import DataError, UsageError
+from clearsight.files import write_atomic
 from clearsight.metrics import score
 from clearsight.ranking import rank
-from clearsight.run import Run, escape_id, read_trec, unescape_id, write_atomic
+from clearsight.run import Run, escape_id, read_trec, unescape_id
 from clearsight.types import Embeddings
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

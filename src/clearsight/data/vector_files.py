@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import DataError
-from clearsight.run import write_atomic
+from clearsight.files import write_atomic
 
 ORIGIN_KEY = b"clearsight.origin"
 """Entry of a schema's metadata (parquet, Lance) that holds the origin as JSON; the store writes the same."""

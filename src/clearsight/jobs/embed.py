@@ -72,9 +72,8 @@ def embed(config: EmbedConfig, ui: Ui | None = None) -> EmbedResult:
         ModelError, DataError, ItemError: as the model, the file or an item (`on_error="raise"`) say.
     """
     from clearsight.data import load_items, save_vectors
+    from clearsight.files import to_json, write_atomic
     from clearsight.models.encoder import Encoder
-    from clearsight.run import write_atomic
-    from clearsight.run.files import to_json
 
     ui = ui or Quiet()
     loaded_items = load_items(config.items, on_error=config.on_error)

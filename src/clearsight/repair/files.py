@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from clearsight.errors import DataError
+from clearsight.files import write_atomic
 from clearsight.repair.base import Repair
 from clearsight.repair.groups import PerGroup
 from clearsight.repair.state import Arrays, pack, unpack
@@ -34,13 +35,7 @@ def save_repair(path: str | os.PathLike[str], repair: Repair | PerGroup) -> Path
     facts = repair.pack(arrays) if isinstance(repair, PerGroup) else pack(repair, arrays)
     metadata = {"clearsight_repair": json.dumps({"format": FORMAT, **facts})}
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=metadata)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    waiting = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        waiting.write_bytes(data)
-        os.replace(waiting, file)
-    finally:
-        waiting.unlink(missing_ok=True)
+    write_atomic(file, data)
     return file
 
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from clearsight import __version__
 from clearsight.errors import DataError, UsageError
+from clearsight.files import to_json, to_plain, write_atomic
 from clearsight.run.environment import environment
-from clearsight.run.files import to_json, to_plain, write_atomic
 from clearsight.run.trec import qrels_lines, ranking_lines, read_trec
 from clearsight.types import Ranking, Relevance, Score
 
