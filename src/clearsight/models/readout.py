@@ -82,14 +82,18 @@ class GenerativeReadout:
         self._last_prefix: Prefix | None = None
 
     def __call__(self, window: Sequence[Fed]) -> Iterator[tuple[list[int], Rows]]:
+        for chosen, prefix in self.passes(window):
+            yield [fed.index for fed in chosen], self.rows([fed.prepared for fed in chosen], prefix)
+
+    def passes(self, window: Sequence[Fed]) -> Iterator[tuple[list[Fed], Prefix | None]]:
+        """The forward passes that a window takes: items that go together, and the cached prefix before
+        them."""
         prefix = self._prefix([fed.prepared for fed in window])
         skip = 0 if prefix is None else len(prefix)
         lengths = [len(fed.prepared.ids_L) - skip for fed in window]
         for batch in fill_batches(lengths, self.token_budget):
-            chosen = [window[i] for i in batch]
             pays = max(lengths[i] for i in batch) <= REST_PER_PREFIX * skip
-            prepared = [fed.prepared for fed in chosen]
-            yield [fed.index for fed in chosen], self.rows(prepared, prefix if pays else None)
+            yield [window[i] for i in batch], prefix if pays else None
 
     @torch.inference_mode()
     def rows(self, prepared: Sequence[Prepared], prefix: Prefix | None = None) -> Rows:
