@@ -7,6 +7,8 @@ item's id carries the code of its scene, with which :func:`caption_is_consistent
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from clearsight.data.scenes import Scene, Split, draw, random_edit, random_scene
@@ -127,6 +129,7 @@ def identifiability(task: Task) -> float:
     return 1.0 - ambiguous_share([item.text or "" for item in words], [scene_of(item) for item in images])
 
 
+@lru_cache(maxsize=1)  # both directions, one after the other, without drawing twice
 def _pairs(n: int, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...], list[tuple[str, str]]]:
     shown = scenes(n, seed)
     rng = _generator(seed, "pairs-draw")

@@ -138,7 +138,7 @@ def _both_ways(
     turned = {name: one.turned() for name, one in repaired.items()}
     return [
         *judge(i2t, repaired, embedding=words, task_label="image -> text", with_geometry=shape),
-        *judge(t2i, turned, embedding=words, task_label="text -> image", with_geometry=shape),
+        *judge(t2i, turned, embedding=words, task_label="text -> image", with_geometry=False),
     ]
 
 
@@ -231,7 +231,7 @@ def _report_data(run: Run, outcomes: Sequence[Outcome], captions: tuple[Caption,
         examples=tuple(shown),
         captions=captions,
         curves=curves(outcomes),
-        geometry=tuple(outcome.geometry_row() for outcome in outcomes if outcome.embedding == headline),
+        geometry=tuple(outcome.geometry_row() for outcome in outcomes if outcome.geometry),
         skipped=(),
         warnings=(),
         manifest=provenance(run),

@@ -56,18 +56,28 @@ def mrope_positions(
 ) -> Tensor:
     """Qwen's three-axis positions (3, B, S) of the full sequences; one running count where there is no image.
 
-    Given explicitly, because the model's own depend on `rope_deltas` left by the batch before.
+    Given explicitly, because the model's own depend on `rope_deltas` left by the batch before. The model
+    counts item by item; items whose images have one size and stand at one place are counted once.
     """
+    import numpy as np
+    import torch
+
     if "image_grid_thw" not in pixels:
         positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)
         return positions_BS.expand(3, *positions_BS.shape)
+    grid_I3, owner_I = pixels["image_grid_thw"], image_BS.any(-1).nonzero().squeeze(-1)
+    alike_B = torch.arange(len(ids_BS))
+    if len(owner_I) == len(grid_I3):  # one image an item at most
+        grid_B3 = torch.zeros(len(ids_BS), 3, dtype=torch.long).index_copy(0, owner_I, grid_I3.long())
+        layout = torch.cat([image_BS.long(), mask_BS, grid_B3], dim=1).numpy()
+        _, first_U, inverse_B = np.unique(layout, axis=0, return_index=True, return_inverse=True)
+        chosen_U, alike_B = torch.from_numpy(first_U), torch.from_numpy(inverse_B.reshape(-1))
+        ids_BS, image_BS, mask_BS = ids_BS[chosen_U], image_BS[chosen_U], mask_BS[chosen_U]
+        grid_I3 = grid_B3[chosen_U][image_BS.any(-1)]
     positions, _ = base.get_rope_index(
-        ids_BS,
-        mm_token_type_ids=image_BS.long(),
-        image_grid_thw=pixels["image_grid_thw"],
-        attention_mask=mask_BS,
+        ids_BS, mm_token_type_ids=image_BS.long(), image_grid_thw=grid_I3, attention_mask=mask_BS
     )
-    return positions  # type: ignore[no-any-return]
+    return positions[:, alike_B]  # type: ignore[no-any-return]
 
 
 GENERIC = Family("generic")
