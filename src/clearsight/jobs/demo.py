@@ -185,17 +185,28 @@ def _composed(
 
 def _control(config: DemoConfig, tasks: tuple[Task, Task, Task], ui: Ui) -> list[Outcome]:
     """The contrastive model trained on the same world: what a model made for retrieval does as it is."""
-    from clearsight.jobs.compare import compare
+    from clearsight.jobs.compare import judge
     from clearsight.jobs.embedding import embed_task
-    from clearsight.jobs.recipes import Sides
+    from clearsight.jobs.recipes import RECIPES, Sides
     from clearsight.models.encoder import Encoder
 
-    encoder = Encoder.load("tiny-contrastive", cache=config.cache)
+    encoder, base = Encoder.load("tiny-contrastive", cache=config.cache), RECIPES.get("base")
+    i2t, t2i, composed = tasks
+    both_ways, edited = (
+        base.apply(Sides(*embed_task(encoder, task, ui.progress))) for task in (i2t, composed)
+    )
     outcomes = []
-    for task, label in zip(tasks, ("image -> text", "text -> image", "image + edit -> image"), strict=True):
-        sides = Sides(*embed_task(encoder, task, ui.progress))
-        outcomes += compare(
-            task, sides, ("base",), embedding="contrastive control", task_label=label, with_geometry=False
+    for task, label, repaired in (
+        (i2t, "image -> text", both_ways),
+        (t2i, "text -> image", both_ways.turned()),
+        (composed, "image + edit -> image", edited),
+    ):
+        outcomes += judge(
+            task,
+            {"base": repaired},
+            embedding="contrastive control",
+            task_label=label,
+            with_geometry=False,
         )
     return outcomes
 
