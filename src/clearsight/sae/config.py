@@ -105,7 +105,7 @@ class LossConfig:
     error: Annotated[
         Literal["mse", "relative"] | None, "mse: mean square; relative: 10 mean of square over row length."
     ] = None
-    sparsity: Annotated[float | None, "Weight of mean |code| (jumprelu: of (L0/k - 1)^2)."] = None
+    sparsity: Annotated[float | None, "Weight of mean |code| |direction|; jumprelu: of (L0/k - 1)^2."] = None
     aux_k: Annotated[int | None, "Dead concepts that reconstruct the residual, a row; 0: none do."] = None
     aux_weight: Annotated[float, "Weight of their loss."] = 1 / 32
     dead_window: Annotated[int, "A concept is dead after this many vectors without firing."] = 1_000_000
@@ -165,6 +165,11 @@ class TrainConfig:
             )
         if self.adam.decay and self.steps is None:
             raise UsageError("The rate decays to the end of training.", do="Give the number of steps.")
+        if self.loss.aux_k and (self.sae.kind.unit_input or not self.sae.kind.homogeneous):
+            raise UsageError(
+                "Codes of sparsemax are no multiples of scores that dead concepts could share.",
+                do="Give aux_k=0 or leave it out.",
+            )
         if (self.loss.aux_k or 0) > self.sae.concepts:
             raise UsageError(
                 f"aux_k is {self.loss.aux_k} with {self.sae.concepts} concepts.", do="Give at most that many."

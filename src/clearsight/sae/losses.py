@@ -34,9 +34,11 @@ def relative_square(residual_BD: Tensor, length_B1: Tensor) -> Tensor:
     return 10 * (residual_BD.square() / torch.where(length_B1 > 0, length_B1, 1)).mean()
 
 
-def mean_absolute(codes_BC: Tensor) -> Tensor:
-    """mean over B and C of |z|."""
-    return codes_BC.abs().mean()
+def mean_absolute(codes_BC: Tensor, length_C: Tensor | None = None) -> Tensor:
+    """mean over B and C of |z|; of |z| |d|, where decoder rows d of any length would let codes shrink for
+    nothing (Conerly et al. 2024)."""
+    size_BC = codes_BC.abs()
+    return (size_BC if length_C is None else size_BC * length_C).mean()
 
 
 def target_count(active_B: Tensor, k: int) -> Tensor:
@@ -69,7 +71,9 @@ def loss_of(weights: Weights, config: TrainConfig, done: Pass, rows_BD: Tensor, 
         if kind.penalty == "l0":
             penalty = target_count(active_count(done.pre_BC, weights["threshold_C"]), config.sae.k)
         else:
-            penalty = mean_absolute(done.codes_BC)
+            free = config.row_norm == "free"
+            length_C = torch.linalg.vector_norm(done.decoder_CD, dim=1) if free else None
+            penalty = mean_absolute(done.codes_BC, length_C)
         total = total + settings.sparsity * penalty
     if settings.aux_k and settings.aux_weight:
         total = total + settings.aux_weight * auxiliary(
