@@ -151,7 +151,8 @@ def _directions(rows_ND: NDArray[Any]) -> Floats:
         raise DataError("A row holds a value that is not finite.", where=f"row {bad}")
     rows = rows.astype(np.float64)
     length_N1 = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length_N1, out=np.zeros_like(rows), where=length_N1 > 0).astype(np.float32)
+    unit_ND: Floats = np.divide(rows, length_N1, out=rows, where=length_N1 > 0).astype(np.float32)
+    return unit_ND
 
 
 def _level(points_N2: NDArray[Any]) -> Floats:

@@ -22,7 +22,7 @@ def render_report(data: ReportData) -> str:
     are shown as the replacement character, so that the result can always be written as UTF-8.
     """
     html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             data=data,
@@ -40,9 +40,12 @@ def render_report(data: ReportData) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of all pages, and the filters that write numbers and texts in them."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clearsight.report"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader("clearsight.report"), jinja2.PackageLoader("clearsight.report.diagnosis")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

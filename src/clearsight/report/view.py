@@ -91,8 +91,10 @@ def _facts(rows: Sequence[ResultRow]) -> str:
     if not scores:
         return ""
     judged = next(iter(scores.values())).judged
-    chance = " / ".join(fine_percent(score.chance) for score in scores.values())
-    return f"{judged:,} queries; chance {chance} %"
+    parts = [f"{judged:,} queries"] if judged else []
+    if any(math.isfinite(score.chance) for score in scores.values()):
+        parts.append(f"chance {' / '.join(fine_percent(score.chance) for score in scores.values())} %")
+    return "; ".join(parts)
 
 
 def headlines(rows: Sequence[ResultRow]) -> tuple[Headline, ...]:

@@ -17,6 +17,7 @@ from clearsight.report.diagnosis.data import (
     OverlapRow,
     RetrievalRow,
 )
+from clearsight.report.diagnosis.page import render_diagnosis
 
 __all__ = [
     "NO_ITEM",
@@ -32,4 +33,5 @@ __all__ = [
     "Overlap",
     "OverlapRow",
     "RetrievalRow",
+    "render_diagnosis",
 ]

@@ -25,6 +25,9 @@ Integers: TypeAlias = NDArray[np.integer[Any]]
 MeasureRow = GeometryRow
 """A label and its measures (name -> value, NaN for one that is not defined): geometry, reconstruction."""
 
+BASE = "base"
+"""Name of the retrieval row that the others of its direction and measure are compared with."""
+
 NO_ITEM = -1
 """Fills `Examples.items_CE` where a concept has fewer examples than others."""
 
@@ -185,7 +188,8 @@ class RetrievalRow:
     """One retrieval figure of the removal sweep or of the masking ablation.
 
     Attributes:
-        name: what was done: "top attribution", "random concepts", "base", "without image tokens" ...
+        name: what was done: "top attribution", "random concepts", "without image tokens" ...; `BASE` where
+            nothing was.
         direction: "image -> text" or another task.
         measure: "hit_rate@1" or another one, a share 0..1.
         mean, low, high: the figure and its 95% interval (NaN if there is none).
@@ -193,6 +197,7 @@ class RetrievalRow:
         rank: r, how many directions were removed; None for a level that has no rank (base, centring).
         control: whether the row is there to be compared with, rather than the method itself.
         chance: the level of a random ranking; NaN if unknown.
+        queries: how many were judged; 0 if unknown.
     """
 
     name: str
@@ -205,6 +210,7 @@ class RetrievalRow:
     rank: int | None = None
     control: bool = False
     chance: float = float("nan")
+    queries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
