@@ -1,0 +1,243 @@
+"""The fast engines against the reference: codes, losses, weights and moments after several steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clearsight.errors import UsageError
+from clearsight.sae import AdamConfig, LossConfig, SaeConfig, TrainConfig, TrainState, make_step
+from clearsight.sae.steps import choose_engine, fused
+from clearsight.sae.steps import sparse_kernels as kernels
+from clearsight.sae.steps.select_kernels import group_count, select_rows
+from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
+
+WIDTH, CONCEPTS, BATCH, STEPS = 24, 96, 64, 6
+CPU = torch.device("cpu")
+
+
+def config(
+    form: dict[str, object], adam: dict[str, object], loss: dict[str, object], norm: str | None = None
+) -> TrainConfig:
+    sae = SaeConfig(WIDTH, CONCEPTS, **{"k": 6, **form})
+    return TrainConfig(
+        sae, AdamConfig(**{"lr": 1e-3, **adam}), LossConfig(**loss), batch=BATCH, decoder_norm=norm
+    )
+
+
+def batches(seed: int = 0) -> torch.Tensor:
+    """Correlated rows with a mean; the last batch is made of other rows, so that concepts die."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(STEPS, BATCH, WIDTH, generator=generator) * torch.linspace(0.1, 2, WIDTH)
+    return rows + 0.3
+
+
+def start(asked: TrainConfig, rows: torch.Tensor) -> TrainState:
+    """First weights, the encoder lengthened: as they come, a row's only code has a gradient of exactly 0, and
+    Adam makes a full step of the rounding that is left of it."""
+    state = TrainState.start(asked, rows)
+    state.weights["encoder_CD"] *= 1.2
+    return state
+
+
+def both(asked: TrainConfig, engine: str) -> None:
+    """Train side by side and compare all that a state holds, and all that a step says, after every step."""
+    rows = batches()
+    ours = start(asked, rows[0])
+    theirs = TrainState.from_tensors({n: v.clone() for n, v in ours.to_tensors().items()}, asked)
+    fast, slow = make_step(asked, engine), make_step(asked, "reference")
+    for batch in rows:
+        said, expected = fast(ours, batch / ours.scale), slow(theirs, batch / theirs.scale)
+        for name, value, right in zip(expected._fields, said, expected, strict=True):
+            assert value.shape == ()
+            torch.testing.assert_close(value, right, rtol=1e-5, atol=1e-7, msg=name)
+        mine, other = ours.to_tensors(), theirs.to_tensors()
+        for name, right in other.items():
+            if right.is_floating_point():
+                distance = (mine[name] - right).double().norm()
+                assert distance <= 1e-5 * right.double().norm() + 1e-12, name
+            else:
+                assert torch.equal(mine[name], right), name
+
+
+OPTIONS = {
+    "ours": ({}, {}, {}, None),
+    "revived": ({}, {}, {"dead_window": 2 * BATCH}, None),
+    "revived_few": ({}, {}, {"dead_window": BATCH, "aux_k": 2, "aux_weight": 1.0}, None),
+    "clipped": ({}, {"clip": 1e-2}, {}, None),
+    "clipped_revived": ({}, {"clip": 1e-2}, {"dead_window": BATCH}, "free"),
+    "unclipped": ({}, {"clip": None}, {}, None),
+    "release": ({"centred": False, "decoder_bias": False}, {}, {"sparsity": 1e-2, "aux_k": 0}, "project"),
+    "not_centred": ({"centred": False}, {}, {"dead_window": BATCH}, "tangent"),
+    "relative": ({}, {}, {"error": "relative", "dead_window": BATCH}, "project"),
+    "penalised": ({}, {"warmup": 4}, {"sparsity": 0.5, "dead_window": BATCH}, None),
+    "all_concepts": ({"k": CONCEPTS}, {}, {}, None),
+    "one_concept": ({"k": 1}, {}, {"dead_window": BATCH}, None),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_fused_equals_reference(options: tuple[dict, dict, dict, str | None]) -> None:
+    both(config(*options), "fused")
+
+
+def test_batches_of_changing_size() -> None:
+    """Working memory is kept from batch to batch; a smaller or larger one must not see what is left in it."""
+    asked = config({}, {}, {"dead_window": BATCH}, None)
+    rows = batches()
+    ours = TrainState.start(asked, rows[0])
+    theirs = TrainState.from_tensors({n: v.clone() for n, v in ours.to_tensors().items()}, asked)
+    fast, slow = make_step(asked, "fused"), make_step(asked, "reference")
+    for batch in (rows[0], rows[1, :7], rows[2, :1], torch.cat([rows[3], rows[4]])):
+        fast(ours, batch), slow(theirs, batch)
+    for name, right in theirs.to_tensors().items():
+        torch.testing.assert_close(ours.to_tensors()[name], right, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_threads_change_nothing() -> None:
+    """Every sum has its own order, whoever computes it (the encoder product, which is MKL's, is left out)."""
+    asked = config({}, {"clip": 1e-2}, {"dead_window": BATCH}, None)
+    ends = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            state = TrainState.start(asked, batches()[0])
+            step = make_step(asked, "fused")
+            for batch in batches().round(decimals=1):
+                step(state, batch)
+            ends.append(state.to_tensors())
+        finally:
+            torch.set_num_threads(before)
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(ends[2][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_nan_stays_visible() -> None:
+    """A row with NaN gives a loss of NaN, not a fine number."""
+    asked = config({}, {}, {}, None)
+    rows = batches()[0].clone()
+    state = TrainState.start(asked, rows)
+    rows[3, 5] = torch.nan
+    assert make_step(asked, "fused")(state, rows).loss.isnan()
+
+
+@pytest.mark.parametrize(
+    ("form", "loss", "norm"),
+    [
+        ({"activation": "relu"}, {}, None),
+        ({"activation": "jumprelu"}, {}, None),
+        ({"activation": "sparsemax", "score": "attention"}, {}, None),
+        ({"score": "attention"}, {}, None),
+        ({}, {"sparsity": 0.1}, "free"),
+    ],
+)
+def test_others_fall_back_visibly(form: dict, loss: dict, norm: str | None) -> None:
+    asked = config(form, {}, loss, norm)
+    assert choose_engine(asked, CPU, "auto") == "reference"
+    with pytest.raises(UsageError, match="fused"):
+        make_step(asked, "fused")
+
+
+def test_auto_is_fused() -> None:
+    assert choose_engine(config({}, {}, {}, None), CPU, "auto") == "fused"
+    assert fused.refusal(config({}, {}, {}, None), torch.device("cuda")) is not None
+
+
+def select(pre: np.ndarray, bias: np.ndarray, k: int, groups: int) -> list[list[tuple[int, float]]]:
+    rows = len(pre)
+    start = np.arange(rows, dtype=np.int64) * k
+    index, value = np.full(rows * k, -1, np.int32), np.full(rows * k, np.nan, np.float32)
+    count = np.full(rows, -1, np.int32)
+    select_rows(pre, bias, k, groups, 0, rows, start, index, value, count)
+    return [
+        [(int(index[s]), float(value[s])) for s in range(start[b], start[b] + count[b])] for b in range(rows)
+    ]
+
+
+def select_naive(pre: np.ndarray, bias: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+    """Sort by (score downwards, concept upwards), take k, drop what is not positive."""
+    scores = pre + bias
+    kept = []
+    for row in scores:
+        order = sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]
+        kept.append(sorted((c, float(row[c])) for c in order if row[c] > 0))
+    return kept
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_select_is_exact(data: st.DataObject) -> None:
+    """Any size, any number of groups the bound allows, with ties, zeros and rows without a positive score."""
+    concepts = data.draw(st.integers(1, 150))
+    k = data.draw(st.integers(1, concepts))
+    groups = data.draw(st.integers(k, concepts))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    spread_ = data.draw(st.sampled_from([0.6, 3.0, 1e6]))  # 0.6: many ties
+    pre = np.round(generator.standard_normal((3, concepts)) * spread_).astype(np.float32)
+    pre[0] -= 2 * abs(pre[0]).max()
+    bias = np.round(generator.standard_normal(concepts)).astype(np.float32)
+    assert select(pre, bias, k, groups) == select_naive(pre, bias, k)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-45, 3e38, np.inf])
+def test_select_of_equal_scores(value: float) -> None:
+    pre = np.full((2, 130), value, np.float32)
+    expected = [(c, float(np.float32(value))) for c in range(7)] if value > 0 else []
+    assert select(pre, np.zeros(130, np.float32), 7, group_count(130, 7)) == [expected, expected]
+
+
+def test_the_bound_of_the_gradient_is_one() -> None:
+    """Clipping is skipped only where the bound is within the limit: it may never fall below the norm."""
+    generator = np.random.default_rng(1)
+    rows, slots = 20, 120
+    offset = np.sort(generator.integers(0, slots, 31)).astype(np.int64)
+    offset[0], offset[-1] = 0, slots
+    entries = kernels.Entries(
+        offset,
+        generator.integers(0, 2 * rows, slots).astype(np.int32),
+        generator.standard_normal(slots).astype(np.float32),
+        generator.standard_normal(slots).astype(np.float32),
+    )
+    centred = generator.standard_normal((rows, 9)).astype(np.float32)
+    error = generator.standard_normal((2 * rows, 9)).astype(np.float32)
+    decoder = np.zeros((30, 9), np.float32)
+    square = np.empty(30)
+    kernels.gradient_squares(entries, centred, error, decoder, False, 0, 30, square)
+    naive = 0.0
+    for c in range(30):
+        for source, factor in (
+            (error, entries.weight_S),
+            (np.concatenate([centred] * 2), entries.slope_S),
+        ):
+            part = slice(offset[c], offset[c + 1])
+            naive += float(np.square(factor[part] @ source[entries.row_S[part]]).sum())
+    assert square.sum() == pytest.approx(naive, rel=1e-5)
+    bound = kernels.gradient_bound(entries, np.linalg.norm(centred, axis=1), np.square(error).sum(axis=1))
+    assert naive <= bound <= 30 * naive
+
+
+@given(total=st.integers(1, 50), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_work_is_cut_into_pieces_that_cover_it(total: int, seed: int) -> None:
+    offset = np.concatenate([[0], np.random.default_rng(seed).integers(0, 9, total).cumsum()])
+    for edges in (even_edges(total), weighted_edges(offset.astype(np.int64), 2.0)):
+        seen = np.zeros(total, int)
+
+        def work(first: int, last: int, seen: np.ndarray = seen) -> None:
+            seen[first:last] += 1
+
+        spread(work, edges)
+        assert (seen == 1).all()
+
+
+def test_an_exception_in_a_thread_is_raised() -> None:
+    def work(first: int, last: int) -> None:
+        raise ValueError(first)
+
+    with pytest.raises(ValueError):
+        spread(work, even_edges(8))
