@@ -116,3 +116,14 @@ def test_a_contrastive_model_is_pointed_to_its_embeddings(family, loaded_of, tmp
     with pytest.raises(UsageError, match="ArrayStream"):
         harvest(Encoder(loaded_of(family), workers=0), ITEMS, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_part_of_many_windows_is_still_one_part(workers, loaded_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("clearsight.models.feed.WINDOW_ITEMS", 2)
+    tool = encoder(loaded_of("qwen2_vl"), workers=workers)
+    shards = harvest(tool, ITEMS, tmp_path, config=FLOAT)
+    assert [shard.part for shard in shards if shard.last] == [0, 1]
+    rows_ND = tool.embed(ITEMS).rows_ND
+    for index, row_D in enumerate(rows_ND):
+        assert_same(shards.rows(shards.rows_of(index)).double().mean(0).numpy(), row_D.astype(np.float64))

@@ -248,3 +248,16 @@ def test_the_shipped_model_harvests_its_world(tmp_path):
         np.testing.assert_allclose(mean_D, rows_ND[index], atol=1e-5 * np.abs(rows_ND).max())
     batches = list(ShuffledStream(shards, token_types="image").batches(64))
     assert len(batches) == 24 * 16 // 64
+
+
+def test_an_autoencoder_trained_while_harvesting_equals_one_trained_afterwards(folder_of, tmp_path, whole):
+    from clearsight.sae import SaeConfig, TrainConfig, train_sae
+
+    config = TrainConfig(SaeConfig(width=32, concepts=64, k=4), batch=64, seed=3)
+    tool = encoder(folder_of("qwen2_vl"))
+    stream = harvest_stream(tool, items(), tmp_path / "out", config=CONFIG, buffer=300, epochs=2)
+    during = train_sae(stream, config, engine="reference")
+    after = train_sae(ShuffledStream(Shards.open(whole), buffer=300, epochs=2), config, engine="reference")
+    assert torch.equal(during.encoder_CD, after.encoder_CD)
+    assert torch.equal(during.decoder_CD, after.decoder_CD)
+    assert contents(tmp_path / "out") == contents(whole)

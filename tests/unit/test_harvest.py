@@ -17,9 +17,11 @@ from clearsight.errors import DataError, ItemError, UsageError
 from clearsight.harvest import HarvestConfig, HarvestStream, Shards, ShuffledStream
 from clearsight.harvest.config import MANIFEST, claim
 from clearsight.harvest.draws import Draws
+from clearsight.harvest.overlap import Arriving
 from clearsight.harvest.produce import PartWriter
 from clearsight.harvest.shards import shard_path
 from clearsight.harvest.states import Tokens
+from clearsight.progress import Silent
 
 WIDTH = 6
 
@@ -175,7 +177,7 @@ def test_a_stream_gives_each_row_once_an_epoch_and_restarts_anywhere(tmp_path, d
     expected = torch.cat([block.states_ND for block in written]).to(kind).float()
     assert stream.width == WIDTH
     batches = list(stream.batches(4))
-    assert len(batches) == 3 * 52 // 4
+    assert len(batches) == 3 * 52 // 4 == stream.steps(4)
     assert all(batch.dtype == torch.float32 and batch.shape == (4, WIDTH) for batch in batches)
     for epoch in range(3):
         rows = torch.cat(batches[epoch * 13 : (epoch + 1) * 13])
@@ -389,8 +391,9 @@ class Producing:
 
 def overlapping(folder, shards, pace, fails_after=None, **options):
     producing = Producing(folder, shards, pace, fails_after)
-    options = {"buffer": 30, "seed": 1, "epochs": 2, "token_types": None, "norm_limit": 2.0, **options}
-    return producing, HarvestStream(producing, SimpleNamespace(), **options)
+    options = {"buffer": 30, "seed": 1, "epochs": 2, "norm_limit": 2.0, **options}
+    arriving = Arriving(producing, Silent())
+    return producing, HarvestStream(arriving, ShuffledStream(arriving, **options))
 
 
 def test_the_order_does_not_depend_on_who_is_faster(tmp_path):
@@ -439,3 +442,12 @@ def test_a_reader_that_leaves_stops_the_producer(tmp_path):
     handed = producing.handed
     time.sleep(0.03)
     assert producing.handed == handed < 40
+
+
+@pytest.mark.gpu
+def test_a_slab_on_a_gpu_gives_the_same_batches(tmp_path):
+    write(tmp_path, [[60], [60]], shard_rows=25, dtype="bfloat16")
+    shards = Shards.open(tmp_path)
+    expected = list(ShuffledStream(shards, buffer=30, epochs=2).batches(8))
+    got = list(ShuffledStream(shards, buffer=30, epochs=2, device="cuda").batches(8))
+    assert all(b.is_cuda and torch.equal(a, b.cpu()) for a, b in zip(expected, got, strict=True))

@@ -43,7 +43,7 @@ class HarvestConfig:
         Literal["bfloat16", "float32"], "of the rows on disk; bfloat16 halves the space, 0.4% rounding"
     ] = "bfloat16"
     shard_bytes: Annotated[int, "most bytes of rows in one file"] = 256 << 20
-    part_items: Annotated[int, "items that are harvested together; the unit of resuming"] = 1024
+    part_items: Annotated[int, "items that are harvested together; the unit of resuming"] = 256
     seed: Annotated[int, "of the order in which items are harvested"] = 0
 
     def __post_init__(self) -> None:

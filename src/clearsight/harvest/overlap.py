@@ -36,6 +36,7 @@ def harvest_stream(
     epochs: int = 1,
     token_types: Collection[str] | str | None = None,
     norm_limit: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> HarvestStream:
     """A stream whose first epoch trains on shards as the model gives them; later epochs need no model.
 
@@ -45,46 +46,30 @@ def harvest_stream(
     Args:
         encoder, items, folder, role, counterpart, config, progress: as for `harvest`. The model belongs to
             the stream while its batches are read.
-        buffer, seed, epochs, token_types, norm_limit: as for `ShuffledStream`.
+        buffer, seed, epochs, token_types, norm_limit, device: as for `ShuffledStream`.
 
     Raises:
         UsageError: as `harvest` and `ShuffledStream`, at once.
     """
     work = Harvest(encoder, items, folder, role=role, counterpart=counterpart, config=config)
-    return HarvestStream(
-        work,
-        progress or Silent(),
+    arriving = Arriving(work, progress or Silent())
+    stream = ShuffledStream(
+        arriving,
         buffer=buffer,
         seed=seed,
         epochs=epochs,
         token_types=token_types,
         norm_limit=norm_limit,
+        device=device,
     )
+    return HarvestStream(arriving, stream)
 
 
 class HarvestStream:
     """See `harvest_stream`."""
 
-    def __init__(
-        self,
-        work: Harvest,
-        progress: Progress,
-        *,
-        buffer: int,
-        seed: int,
-        epochs: int,
-        token_types: Collection[str] | str | None,
-        norm_limit: float | None,
-    ) -> None:
-        self._arriving = _Arriving(work, progress)
-        self._stream = ShuffledStream(
-            self._arriving,
-            buffer=buffer,
-            seed=seed,
-            epochs=epochs,
-            token_types=token_types,
-            norm_limit=norm_limit,
-        )
+    def __init__(self, arriving: Arriving, stream: ShuffledStream) -> None:
+        self._arriving, self._stream = arriving, stream
 
     @property
     def width(self) -> int:
@@ -110,7 +95,7 @@ class HarvestStream:
         return Shards.open(self._arriving.work.folder)
 
 
-class _Arriving:
+class Arriving:
     """The shards of a harvest that a thread carries on, as a `ShardSource` that waits for them."""
 
     def __init__(self, work: Harvest, progress: Progress) -> None:
@@ -130,7 +115,7 @@ class _Arriving:
     def dtype(self) -> torch.dtype:
         return self.work.dtype
 
-    def __enter__(self) -> _Arriving:
+    def __enter__(self) -> Arriving:
         if self._thread is not None and self._thread.is_alive():
             raise UsageError(
                 "The stream is being read already.", do="Close the other iterator first: batches.close()."

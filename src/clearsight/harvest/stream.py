@@ -50,6 +50,8 @@ class ShuffledStream:
         token_types: only tokens of these types ("prompt", "text", "image", "special"); None takes all.
         norm_limit: leave out rows whose norm exceeds this multiple of the median norm (attention sinks); the
             median is that of the chosen types in the first part of the harvest.
+        device: where the slab lies and the batches come to be; on a GPU, rows travel there once, in the
+            shards' dtype.
 
     Raises:
         UsageError: an unknown token type, a buffer, number of epochs or limit that is not positive.
@@ -64,6 +66,7 @@ class ShuffledStream:
         epochs: int = 1,
         token_types: Collection[str] | str | None = None,
         norm_limit: float | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         for name, value in (("buffer", buffer), ("epochs", epochs), ("norm_limit", norm_limit)):
             if value is not None and not value > 0:
@@ -72,11 +75,19 @@ class ShuffledStream:
             type_codes(token_types)
         self._source, self._buffer, self._seed, self._epochs = source, buffer, seed, epochs
         self._token_types, self._norm_limit = token_types, norm_limit
+        self._device = torch.device(device)
 
     @property
     def width(self) -> int:
         """D."""
         return self._source.width
+
+    def steps(self, size: int) -> int:
+        """How many batches of `size` there are; waits for the last shard."""
+        rows, number, count = _Rows(self._source, self._filter()), 0, 0
+        while (kept := rows.kept(number)) is not None:
+            number, count = number + 1, count + len(kept)
+        return count * self._epochs // size
 
     def batches(self, size: int, *, first: int = 0) -> Iterator[Tensor]:
         """Batches (size, D) of float32 rows from batch number `first` on, to the end of the last epoch.
@@ -93,19 +104,22 @@ class ShuffledStream:
         rows = _Rows(self._source, self._filter())
         draws = Draws(rows.kept, buffer=self._buffer, seed=self._seed, epochs=self._epochs)
         passed = draws.skip(first * size)
-        slab_SD = rows.stored(draws.held_S)
-        batch_BD, filled, given = torch.empty(size, self.width), 0, 0
+        slab_SD = rows.stored(draws.held_S).to(self._device)
+        batch_BD, filled, given = self._blank(size), 0, 0
         while (exchange := draws.step(size - filled)) is not None:
             batch_BD[filled : filled + len(exchange)] = _apply(exchange, slab_SD, rows)
             filled += len(exchange)
             if filled == size:
                 yield batch_BD
-                batch_BD, filled, given = torch.empty(size, self.width), 0, given + 1
+                batch_BD, filled, given = self._blank(size), 0, given + 1
         if not first and not given:
             raise DataError(
                 f"All epochs together give {passed + filled} rows, fewer than a batch of {size}.",
                 do="Harvest more items, choose more token types, or give a smaller batch or more epochs.",
             )
+
+    def _blank(self, size: int) -> Tensor:
+        return torch.empty(size, self.width, device=self._device)
 
     def _filter(self) -> Filter:
         return Filter.of(self._source, token_types=self._token_types, norm_limit=self._norm_limit)
@@ -142,10 +156,13 @@ class _Rows:
 
 def _apply(exchange: Exchange, slab_SD: Tensor, rows: _Rows) -> Tensor:
     """The rows that leave, in their order; those that enter take their slots."""
-    leaving_ED = slab_SD[torch.from_numpy(exchange.slot_E)]
+
+    def at(index: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(index).to(slab_SD.device)
+
+    leaving_ED = slab_SD[at(exchange.slot_E)]
     if exchange.entering_E is not None:
-        entering_ED = rows.stored(exchange.entering_E)
-        leaving_ED[torch.from_numpy(exchange.again_X)] = entering_ED[torch.from_numpy(exchange.from_X)]
-        stays_Y = torch.from_numpy(exchange.stays_Y)
-        slab_SD[torch.from_numpy(exchange.slot_E[exchange.stays_Y])] = entering_ED[stays_Y]
+        entering_ED = rows.stored(exchange.entering_E).to(slab_SD.device)
+        leaving_ED[at(exchange.again_X)] = entering_ED[at(exchange.from_X)]
+        slab_SD[at(exchange.slot_E[exchange.stays_Y])] = entering_ED[at(exchange.stays_Y)]
     return leaving_ED
