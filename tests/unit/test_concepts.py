@@ -48,11 +48,15 @@ class TopK:
 
     dictionary_CD: Array
     k: int = 3
+    bias: float = 0.0
 
     def encode(self, rows_ND: Any) -> csr_array:
         score_NC = np.asarray(rows_ND) @ self.dictionary_CD.T
         limit_N1 = np.partition(score_NC, -self.k, axis=1)[:, [-self.k]]
         return csr_array(np.where((score_NC >= limit_N1) & (score_NC > 0), score_NC, 0).astype(np.float32))
+
+    def decode(self, codes: csr_array) -> Array:
+        return np.asarray(codes @ self.dictionary_CD + self.bias)
 
 
 def coder(seed: int = 0, concepts: int = 40, width: int = 8) -> TopK:
@@ -225,6 +229,21 @@ class TestProfileOfRows:
         other = profile_codes(sae.encode(images), sae.encode(texts), sae.dictionary_CD, pairs)
         assert (one.energy_C == other.energy_C).all()
         assert (one.influence_C() == other.influence_C()).all()
+        assert (one.attribution_with_bias_C == other.influence_C()).all()
+
+    def test_the_bias_of_the_sae_is_counted_apart(self) -> None:
+        rng, plain = np.random.default_rng(0), coder()
+        sae = TopK(plain.dictionary_CD, bias=0.7)
+        images, texts = rng.standard_normal((9, 8)), rng.standard_normal((9, 8)) + 1
+        found = profile(sae, images, texts, np.repeat(np.arange(9)[:, None], 2, axis=1))
+        assert found.attribution_with_bias_C is not None
+        z = [sae.encode(rows).toarray() for rows in (images, texts)]
+        whole = [sae.decode(csr_array(part)) @ sae.dictionary_CD.T for part in z]
+        twin = (z[0] * whole[1] + z[1] * whole[0]).mean(axis=0)
+        assert np.allclose(found.attribution_with_bias_C, twin, atol=1e-5)
+        assert not np.allclose(found.influence_C(), twin, atol=1e-2)
+        with pytest.raises(UsageError, match="bias of shape"):
+            profile_codes(csr_array(z[0]), csr_array(z[1]), sae.dictionary_CD, [[0, 0]], bias_D=np.ones(3))
 
 
 class TestMeans:

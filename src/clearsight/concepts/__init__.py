@@ -3,7 +3,7 @@
 Mathematics over codes (sparse) and a dictionary; nothing here knows a model, a file or a screen.
 """
 
-from clearsight.concepts.attribution import attribution, reconstructed_similarity
+from clearsight.concepts.attribution import attribution, bias_attribution, reconstructed_similarity
 from clearsight.concepts.bridge import REDUCTIONS, Reduction, bridge
 from clearsight.concepts.codes import Coder
 from clearsight.concepts.curves import Density, EnergyCurve, energy_curve, gini, modality_density
@@ -30,6 +30,7 @@ __all__ = [
     "Overlap",
     "Reduction",
     "attribution",
+    "bias_attribution",
     "bridge",
     "code_disagreement",
     "compare_codes",

@@ -47,6 +47,24 @@ def attribution(image_codes: csr_array, text_codes: csr_array, dictionary_CD: Ro
     return np.asarray(sums_SC.sum(axis=0) / pairs)
 
 
+def bias_attribution(
+    image_codes: csr_array, text_codes: csr_array, dictionary_CD: Rows, bias_D: Rows
+) -> Floats:
+    """What a reconstruction bias b adds to the attribution: (E[z_img,i] + E[z_txt,i]) <d_i, b>, (C,).
+
+    With it, A_i = E[z_img,i <d_i, xhat_txt + b> + z_txt,i <d_i, xhat_img + b>]: a concept's part in the
+    similarity of whole reconstructions. The paper's SAEs have no bias. A centred SAE keeps what all vectors
+    share in b, so that without this term a concept along it counts for nothing, and the concepts that tell
+    images from texts count against similarity.
+    """
+    mean_C = sum(
+        np.bincount(codes.indices, codes.data, minlength=codes.shape[1]) / codes.shape[0]
+        for codes in (image_codes, text_codes)
+    )
+    along_C = np.einsum("cd,d->c", dictionary_CD, np.asarray(bias_D, dtype=np.float64))
+    return np.asarray(mean_C * along_C)
+
+
 def reconstructed_similarity(image_codes: csr_array, text_codes: csr_array, dictionary_CD: Rows) -> float:
     """E<xhat_img, xhat_txt> over matched rows, bias-free, float64: what half the attributions add up to.
 

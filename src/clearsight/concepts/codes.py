@@ -30,6 +30,9 @@ class Coder(Protocol):
     def encode(self, rows_ND: Any) -> csr_array:
         """Rows to codes (N, C)."""
 
+    def decode(self, codes: csr_array) -> Rows:
+        """Codes (N, C) to rows (N, D); of an empty code, the bias of the reconstruction."""
+
 
 def checked_codes(codes: Any, what: str, concepts: int | None = None) -> csr_array:
     """Codes (N, C) in canonical form: sorted, no duplicates, no stored zeros; the caller's are not touched.

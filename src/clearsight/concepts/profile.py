@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clearsight.concepts.attribution import attribution
+from clearsight.concepts.attribution import attribution, bias_attribution
 from clearsight.concepts.bridge import Reduction, bridge
 from clearsight.concepts.codes import (
     Coder,
     Floats,
     Ints,
+    Rows,
     checked_codes,
     checked_dictionary,
     checked_pairs,
@@ -44,6 +45,8 @@ class ConceptProfile:
             the concept fires on neither. (The paper this score was taken from orients it the other way.)
         image_firing_C, text_firing_C: number of rows with a nonzero code.
         attribution_C: retrieval attribution (eq. 6), any sign; None without pairs.
+        attribution_with_bias_C: the same with the bias of the SAE's reconstruction counted (see
+            `bias_attribution`); equal where there is none. None without pairs.
         bridge: reduction -> bridge scores (eq. 5, see `clearsight.concepts.bridge`); None without pairs,
             empty where they were not asked for.
         similarity: E<xhat_img, xhat_txt> over the pairs (bias-free), half the sum of the attributions; None
@@ -61,6 +64,7 @@ class ConceptProfile:
     image_firing_C: Ints
     text_firing_C: Ints
     attribution_C: Floats | None
+    attribution_with_bias_C: Floats | None
     bridge: Mapping[Reduction, Floats] | None
     similarity: float | None
     missing: str = ""
@@ -112,6 +116,8 @@ class ConceptProfile:
         }
         if self.attribution_C is not None:
             table["attribution"] = self.attribution_C
+        if self.attribution_with_bias_C is not None:
+            table["attribution_with_bias"] = self.attribution_with_bias_C
         for name, score_C in (self.bridge or {}).items():
             table[f"bridge_{name}"] = score_C
         return table
@@ -152,6 +158,7 @@ def profile(
         sae.encode(text_rows_MD),
         sae.dictionary_CD,
         pairs,
+        bias_D=sae.decode(csr_array((1, len(sae.dictionary_CD)), dtype=np.float32))[0],
         with_bridge=with_bridge,
         progress=progress,
     )
@@ -163,6 +170,7 @@ def profile_codes(
     dictionary_CD: Any,
     pairs: Any = None,
     *,
+    bias_D: Any = None,
     with_bridge: bool = True,
     progress: Progress | None = None,
 ) -> ConceptProfile:
@@ -173,6 +181,7 @@ def profile_codes(
         dictionary_CD: the concepts' directions.
         pairs: (P, 2) rows of matched images and texts; an image or text may occur often. None or none:
             bridge and attribution stay None, and `missing` says why.
+        bias_D: what the SAE adds to every reconstruction; None is nothing.
         with_bridge: False leaves the bridge scores out (they take most of the time).
         progress: told of the bridge's tiles.
 
@@ -193,11 +202,14 @@ def profile_codes(
         )
     image_C, text_C = sums[0] / image.shape[0], sums[1] / text.shape[0]
     both_C = image_C + text_C
-    influence_C = bridges = similarity = None
+    influence_C = whole_C = bridges = similarity = None
     if len(rows):
         left, right = matched(image, rows[:, 0]), matched(text, rows[:, 1])
         influence_C = attribution(left, right, dictionary_CD)
         similarity = float(influence_C.sum()) / 2
+        whole_C = influence_C
+        if bias_D is not None:
+            whole_C = influence_C + bias_attribution(left, right, dictionary_CD, _bias(bias_D, dictionary_CD))
         bridges = bridge(left, right, dictionary_CD, progress=progress) if with_bridge else {}
     return ConceptProfile(
         images=image.shape[0],
@@ -210,7 +222,18 @@ def profile_codes(
         image_firing_C=firing[0],
         text_firing_C=firing[1],
         attribution_C=influence_C,
+        attribution_with_bias_C=whole_C,
         bridge=bridges,
         similarity=similarity,
         missing="" if len(rows) else NO_PAIRS,
     )
+
+
+def _bias(bias_D: Any, dictionary_CD: Rows) -> Rows:
+    array_D = np.asarray(bias_D)
+    if array_D.shape != dictionary_CD.shape[1:] or not np.isfinite(array_D).all():
+        raise UsageError(
+            f"A bias of shape {array_D.shape} for a dictionary of width {dictionary_CD.shape[1]}.",
+            do="Give one finite number for each dimension.",
+        )
+    return array_D

@@ -66,6 +66,46 @@ class RemoveSubspace(SameWidth):
         self._map = RowMap(self.normalize_input, np.zeros(rows_ND.shape[1]), Directional.removal(basis_RD.T))
         return self
 
+    @classmethod
+    def from_concepts(
+        cls,
+        sae_or_dictionary: Any,
+        scores_C: Any,
+        share: float = 0.01,
+        *,
+        among_C: Any = None,
+        energy: float = 0.99,
+        rank: int | None = None,
+        normalize_input: bool = True,
+    ) -> RemoveSubspace:
+        """The removal, already fitted, of the concepts that lead by a score (eq. 8-10).
+
+        With the retrieval attribution (`ConceptProfile.attribution_C`) these are the paper's distractors: the
+        ceil(0.01 C) concepts that add most to the similarity of matched pairs. The paper does not print r.
+
+        Args:
+            sae_or_dictionary: an SAE (its `dictionary_CD`), or directions (C, D).
+            scores_C: one a concept; the highest are removed, NaN never. Ties: `clearsight.concepts.top_set`.
+            share: of all concepts, above 0 to 1; at least one concept.
+            among_C: concepts that may be chosen, such as `ConceptProfile.alive_C`.
+            energy, rank, normalize_input: as for the class.
+
+        Raises:
+            UsageError: scores that do not fit the dictionary, or a share outside (0, 1].
+            DataError: no concept has a score.
+        """
+        from clearsight.concepts import top_set
+
+        dictionary_CD = np.asarray(getattr(sae_or_dictionary, "dictionary_CD", sae_or_dictionary))
+        if dictionary_CD.ndim != 2 or np.shape(scores_C) != dictionary_CD.shape[:1]:
+            raise UsageError(
+                f"Scores of shape {np.shape(scores_C)} do not fit a dictionary of {dictionary_CD.shape}.",
+                do="Give one score for each of the SAE's concepts.",
+            )
+        chosen_M = top_set(scores_C, share, among_C=among_C)
+        made = cls(dictionary_CD[chosen_M], energy=energy, rank=rank, normalize_input=normalize_input)
+        return made.fit(np.zeros((1, dictionary_CD.shape[1])))
+
 
 class RemoveTopComponents(SameWidth):
     """Centre, then remove the first principal components (Mu and Viswanath 2018, "all but the top").
