@@ -52,8 +52,10 @@ def encoder(loaded, **options):
     return Encoder(loaded, **{"workers": 0, "token_budget": 400, **options})
 
 
-@pytest.mark.parametrize("family", GENERATIVE)
-@pytest.mark.parametrize("layer", [-1, 1])
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [*((family, -1) for family in GENERATIVE), *((f, 1) for f in ("qwen2_vl", "paligemma", "gemma3"))],
+)
 def test_rows_are_the_states_of_a_plain_forward_and_average_to_the_mean_embedding(
     family, layer, loaded_of, tmp_path, monkeypatch
 ):
@@ -90,7 +92,7 @@ def test_rows_are_the_states_of_a_plain_forward_and_average_to_the_mean_embeddin
     assert len(shards) == sum(len(shards.rows_of(i)) for i in range(len(ITEMS)))
 
 
-@pytest.mark.parametrize("family", GENERATIVE)
+@pytest.mark.parametrize("family", ["qwen2_vl", "paligemma"])
 def test_bfloat16_rows_are_the_float32_ones_rounded(family, loaded_of, tmp_path):
     tool = encoder(loaded_of(family))
     exact = harvest(tool, ITEMS, tmp_path / "exact", config=FLOAT)
