@@ -35,12 +35,28 @@ JOBS = {
     "embed": ("EmbedConfig", "embed"),
     "repair": ("RepairConfig", "repair"),
     "evaluate": ("EvaluateConfig", "evaluate"),
+    "diagnose": ("DiagnoseConfig", "diagnose"),
 }
-INFO = {
-    "system": ("SystemConfig", "info_system"),
-    "model": ("ModelConfig", "info_model"),
-    "prompt": ("PromptConfig", "info_prompt"),
-    "run": ("RunConfig", "info_run"),
+# group -> (sentence, command -> (config, function)), all in the job module of the group's name
+GROUPS = {
+    "info": (
+        "Show versions and devices, a model, a prompt as rendered, or a run.",
+        {
+            "system": ("SystemConfig", "info_system"),
+            "model": ("ModelConfig", "info_model"),
+            "prompt": ("PromptConfig", "info_prompt"),
+            "run": ("RunConfig", "info_run"),
+        },
+    ),
+    "sae": (
+        "Train a sparse autoencoder, look at one, convert it, compare two.",
+        {
+            "train": ("SaeTrainConfig", "sae_train"),
+            "info": ("SaeInfoConfig", "sae_info"),
+            "convert": ("SaeConvertConfig", "sae_convert"),
+            "compare": ("SaeCompareConfig", "sae_compare"),
+        },
+    ),
 }
 
 
@@ -49,10 +65,11 @@ def build_app() -> App:
     app = App(name="clearsight", help=HELP, version=__version__, help_format="markdown")
     for name, (config, function) in JOBS.items():
         _add(app, name, f"clearsight.jobs.{name}", config, function)
-    info = App(name="info", help="Show versions and devices, a model, a prompt as rendered, or a run.")
-    app.command(info)
-    for name, (config, function) in INFO.items():
-        _add(info, name, "clearsight.jobs.info", config, function)
+    for group, (sentence, commands) in GROUPS.items():
+        branch = App(name=group, help=sentence)
+        app.command(branch)
+        for name, (config, function) in commands.items():
+            _add(branch, name, f"clearsight.jobs.{group}", config, function)
     return app
 
 

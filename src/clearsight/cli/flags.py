@@ -30,6 +30,7 @@ def command(config_type: type[C], run: Callable[[C, bool], int]) -> Callable[...
     parameters.append(
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=as_json)
     )
+    parameters.sort(key=lambda parameter: parameter.kind)  # arguments first; a config may inherit flags
     signature = inspect.Signature(parameters, return_annotation=int)
 
     def call(*args: Any, **kwargs: Any) -> int:

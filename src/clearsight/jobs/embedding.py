@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from clearsight.errors import UsageError
 from clearsight.jobs.ui import Labelled
 from clearsight.types import Embeddings, Item, Modality, Role, Task
 
@@ -31,6 +32,28 @@ class Captioned:
             Item(f"caption of {image.id}", text=text)
             for image, text in zip(self.images, self.texts, strict=True)
         )
+
+
+def unlabelled_images(
+    source: str, task: Task, *, on_error: Literal["raise", "skip"] = "raise"
+) -> Sequence[Item]:
+    """Images to caption: a folder's, or the first N of the task's own (relevance is not looked at).
+
+    Raises:
+        UsageError: the task has no images. DataError: as `load_items`.
+    """
+    from clearsight.data import load_items
+
+    if not source.isdigit():
+        items = load_items(source, on_error=on_error).items
+        return [Item(item.id, image=item.image) for item in items if item.image is not None]
+    pool = task.candidates if any(item.image is not None for item in task.candidates) else task.queries
+    images = [Item(item.id, image=item.image) for item in pool if item.image is not None]
+    if not images:
+        raise UsageError(
+            "The task has no images to caption.", where="--unlabelled", do="Give a folder of images."
+        )
+    return images[: int(source)]
 
 
 def self_caption(

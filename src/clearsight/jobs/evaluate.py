@@ -13,7 +13,7 @@ from clearsight.jobs.ui import Quiet, Ui
 if TYPE_CHECKING:
     from clearsight.jobs.compare import Outcome
     from clearsight.jobs.recipes import Sides
-    from clearsight.types import Item, Task
+    from clearsight.types import Task
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _from_vectors(config: EvaluateConfig) -> tuple[Task, Sides, tuple[tuple[str,
 
 def _from_model(config: EvaluateConfig, ui: Ui) -> tuple[Task, Sides, tuple[tuple[str, str], ...]]:
     from clearsight.data import Skipped, load_task
-    from clearsight.jobs.embedding import embed_pairs, embed_task, kept, self_caption
+    from clearsight.jobs.embedding import embed_pairs, embed_task, kept, self_caption, unlabelled_images
     from clearsight.jobs.recipes import Sides
     from clearsight.models.captioner import Captioner
     from clearsight.models.encoder import Encoder
@@ -125,30 +125,12 @@ def _from_model(config: EvaluateConfig, ui: Ui) -> tuple[Task, Sides, tuple[tupl
     pairs = None
     skipped: list[tuple[str, str]] = [*bad_rows, *queries.skipped.items(), *candidates.skipped.items()]
     if config.unlabelled is not None:
-        images = _unlabelled(config, task)
+        images = unlabelled_images(config.unlabelled, task, on_error=config.on_error)
         captioned = self_caption(Captioner(loaded), images, ui.progress, skip=skip)
         pairs = embed_pairs(encoder, captioned, task, ui.progress)
         skipped += captioned.skipped
     skipped = list(dict.fromkeys(skipped))
     return kept(task, queries, candidates), Sides(queries, candidates, config.fit_on, pairs), tuple(skipped)
-
-
-def _unlabelled(config: EvaluateConfig, task: Task) -> Sequence[Item]:
-    """Images to caption: a folder's, or the first N of the task's own (relevance is not looked at)."""
-    from clearsight.data import load_items
-    from clearsight.types import Item
-
-    assert config.unlabelled is not None
-    if not config.unlabelled.isdigit():
-        items = load_items(config.unlabelled, on_error=config.on_error).items
-        return [Item(item.id, image=item.image) for item in items if item.image is not None]
-    pool = task.candidates if any(item.image is not None for item in task.candidates) else task.queries
-    images = [Item(item.id, image=item.image) for item in pool if item.image is not None]
-    if not images:
-        raise UsageError(
-            "The task has no images to caption.", where="--unlabelled", do="Give a folder of images."
-        )
-    return images[: int(config.unlabelled)]
 
 
 def _report(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from clearsight.jobs.ui import Quiet, Ui
+from clearsight.jobs.facts import Facts, shown
+from clearsight.jobs.ui import Ui
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,6 @@ class RunConfig:
     run: Annotated[Path, "a run folder"] = field(metadata={"positional": True})
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Names and values, as shown and as JSON; `text` replaces the table where the answer is a text."""
-
-    values: dict[str, Any]
-    text: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return self.values
-
-
 def info_system(config: SystemConfig, ui: Ui | None = None) -> Facts:
     """Versions, devices, and the registered names."""
     import torch
@@ -72,7 +62,7 @@ def info_system(config: SystemConfig, ui: Ui | None = None) -> Facts:
     values["poolings"] = ", ".join(poolings.names())
     values["repairs"] = ", ".join(RECIPES.names())
     values["task sources"] = ", ".join(task_sources())
-    return _shown(Facts(values), ui)
+    return shown(Facts(values), ui)
 
 
 def info_model(config: ModelConfig, ui: Ui | None = None) -> Facts:
@@ -96,7 +86,7 @@ def info_model(config: ModelConfig, ui: Ui | None = None) -> Facts:
         "prefix reuse": loaded.family.prefix_reuse,
         "revision": loaded.revision,
     }
-    return _shown(Facts(values), ui)
+    return shown(Facts(values), ui)
 
 
 def info_prompt(config: PromptConfig, ui: Ui | None = None) -> Facts:
@@ -105,7 +95,7 @@ def info_prompt(config: PromptConfig, ui: Ui | None = None) -> Facts:
     from clearsight.models.prompts import explain, get_template
 
     text = explain(get_template(config.prompt), load_model(config.model))
-    return _shown(Facts({"prompt": config.prompt, "model": config.model, "rendered": text}, text), ui)
+    return shown(Facts({"prompt": config.prompt, "model": config.model, "rendered": text}, text), ui)
 
 
 def info_run(config: RunConfig, ui: Ui | None = None) -> Facts:
@@ -113,18 +103,4 @@ def info_run(config: RunConfig, ui: Ui | None = None) -> Facts:
     from clearsight.run import Run
 
     run = Run.open(config.run)
-    return _shown(Facts(dict(run.manifest)), ui)
-
-
-def _shown(facts: Facts, ui: Ui | None) -> Facts:
-    ui = ui or Quiet()
-    if facts.text:
-        ui.show(facts.text)
-        return facts
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in facts.values.items():
-        table.add_row(f"[bold]{name}[/bold]", f"{value:,}" if isinstance(value, int) else str(value))
-    ui.show(table)
-    return facts
+    return shown(Facts(dict(run.manifest)), ui)
