@@ -245,6 +245,21 @@ class TestProfileOfRows:
         with pytest.raises(UsageError, match="bias of shape"):
             profile_codes(csr_array(z[0]), csr_array(z[1]), sae.dictionary_CD, [[0, 0]], bias_D=np.ones(3))
 
+    def test_the_houses_own_sae(self) -> None:
+        from clearsight.sae import SaeConfig, SparseAutoencoder
+
+        rng, directions = np.random.default_rng(0), coder().dictionary_CD
+        weights = {"encoder_CD": directions, "decoder_CD": directions, "decoder_bias_D": rng.random(8)}
+        sae = SparseAutoencoder(SaeConfig(8, 40, k=4), weights)
+        images, texts = (rng.standard_normal((9, 8)).astype(np.float32) for _ in range(2))
+        found = profile(sae, images, texts, np.repeat(np.arange(9)[:, None], 2, axis=1))
+        whole = [sae.reconstruct(rows).astype(np.float64) for rows in (images, texts)]
+        part = [rows - weights["decoder_bias_D"] for rows in whole]
+        assert found.similarity == pytest.approx(np.mean((part[0] * part[1]).sum(1)), abs=1e-5)
+        assert found.attribution_with_bias_C is not None
+        twice = np.mean((part[0] * whole[1] + part[1] * whole[0]).sum(1))
+        assert found.attribution_with_bias_C.sum() == pytest.approx(twice, abs=1e-4)
+
 
 class TestMeans:
     def tokens(self, count: int = 9) -> list[Array]:
