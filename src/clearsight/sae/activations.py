@@ -57,7 +57,7 @@ class Activation:
     trains_threshold: bool = False
     observe: Callable[[Tensor, Tensor, SaeConfig], Tensor] | None = None
     threshold: Callable[[Tensor, SaeConfig], Tensor] = lambda mean_C, config: mean_C
-    homogeneous: bool = True
+    homogeneous: bool = False
     unit_input: bool = False
     free_decoder: bool = False
     penalty: Literal["l1", "l0"] = "l1"
@@ -218,13 +218,22 @@ class _Heaviside(torch.autograd.Function):
 activations: Registry[Activation] = Registry("activation")
 # With orthogonal concepts L1 lowers every score by sparsity * D / (2 C): here one standard deviation at
 # start.
-activations.add("relu", Activation(relu, sparsity=lambda width, concepts: 2 * concepts / width))
-activations.add("topk", Activation(topk, uses_k=True, revives=True))
-activations.add("batchtopk", Activation(batchtopk, uses_k=True, observe=smallest_code, revives=True))
+activations.add(
+    "relu", Activation(relu, homogeneous=True, sparsity=lambda width, concepts: 2 * concepts / width)
+)
+activations.add("topk", Activation(topk, uses_k=True, homogeneous=True, revives=True))
+activations.add(
+    "batchtopk", Activation(batchtopk, uses_k=True, homogeneous=True, observe=smallest_code, revives=True)
+)
 activations.add(
     "jumprelu",
     Activation(
-        jumprelu, uses_k=True, trains_threshold=True, penalty="l0", sparsity=lambda width, concepts: 1.0
+        jumprelu,
+        uses_k=True,
+        homogeneous=True,
+        trains_threshold=True,
+        penalty="l0",
+        sparsity=lambda width, concepts: 16.0,  # a tenth off the aim costs as much as a badly fitted batch
     ),
 )
 activations.add(
@@ -236,6 +245,7 @@ activations.add(
         modes={
             "mask": Activation(
                 support_mask,
+                homogeneous=True,
                 observe=support_share,
                 threshold=shut_dense,
                 unit_input=True,

@@ -68,8 +68,10 @@ class TrainState:
         scale = torch.where(scale > 0, scale, 1).to(rows_BD.device)
         root = sae.width**0.5
         # Rows of length 1 score sqrt(D) lower; a convex combination must reach rows of length sqrt(D) itself.
-        encoder = root if sae.kind.unit_input else 1.0
-        decoder = (1 / root if sae.kind.unit_input else 1.0) if sae.kind.homogeneous else root
+        if sae.kind.unit_input:
+            encoder, decoder = root, 1 / root
+        else:
+            encoder, decoder = 1.0, root if sae.kind.free_decoder else 1.0
         weights = {
             name: torch.zeros(shape, device=rows_BD.device, dtype=torch.float32)
             for name, shape in shapes(sae).items()
