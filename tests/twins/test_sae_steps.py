@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from clearsight.errors import UsageError
 from clearsight.sae import AdamConfig, LossConfig, SaeConfig, TrainConfig, TrainState, make_step
-from clearsight.sae.steps import choose_engine, fused
+from clearsight.sae.steps import Step, choose_engine, fused
 from clearsight.sae.steps import sparse_kernels as kernels
+from clearsight.sae.steps.fused import FusedStep
+from clearsight.sae.steps.select import Scratch, Slots, encode_topk, select_by_screen
 from clearsight.sae.steps.select_kernels import group_count, select_rows
 from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
 
@@ -43,12 +45,12 @@ def start(asked: TrainConfig, rows: torch.Tensor) -> TrainState:
     return state
 
 
-def both(asked: TrainConfig, engine: str) -> None:
+def both(asked: TrainConfig, fast: Step) -> None:
     """Train side by side and compare all that a state holds, and all that a step says, after every step."""
     rows = batches()
     ours = start(asked, rows[0])
     theirs = TrainState.from_tensors({n: v.clone() for n, v in ours.to_tensors().items()}, asked)
-    fast, slow = make_step(asked, engine), make_step(asked, "reference")
+    slow = make_step(asked, "reference")
     for batch in rows:
         said, expected = fast(ours, batch / ours.scale), slow(theirs, batch / theirs.scale)
         for name, value, right in zip(expected._fields, said, expected, strict=True):
@@ -81,7 +83,14 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_fused_equals_reference(options: tuple[dict, dict, dict, str | None]) -> None:
-    both(config(*options), "fused")
+    both(config(*options), make_step(config(*options), "fused"))
+
+
+@pytest.mark.parametrize("name", ["ours", "revived", "clipped_revived", "release", "all_concepts"])
+def test_screened_equals_reference(name: str) -> None:
+    """By way of bfloat16, on any CPU: slower where it is not native, and as exact."""
+    asked = config(*OPTIONS[name])
+    both(asked, FusedStep(asked, screen=True))
 
 
 def test_batches_of_changing_size() -> None:
@@ -241,3 +250,66 @@ def test_an_exception_in_a_thread_is_raised() -> None:
 
     with pytest.raises(ValueError):
         spread(work, even_edges(8))
+
+
+def slots(rows: int, k: int) -> Slots:
+    start_B = np.arange(rows, dtype=np.int64) * k
+    return Slots(
+        start_B, np.full(rows, -7, np.int32), np.zeros(rows * k, np.int32), np.zeros(rows * k, np.float32)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    concepts=st.integers(1, 400),
+    width=st.integers(1, 40),
+    share=st.floats(0, 1),
+    spread_=st.sampled_from([0.0, 1e-3, 1.0, 1e4]),
+)
+def test_codes_are_those_of_float64(
+    seed: int, concepts: int, width: int, share: float, spread_: float
+) -> None:
+    """Both ways give k positive scores, and nothing left out scores above them by more than the rounding."""
+    generator = np.random.default_rng(seed)
+    k = max(1, round(share * concepts))
+    rows = torch.from_numpy(generator.standard_normal((5, width)).astype(np.float32))
+    encoder = generator.standard_normal((concepts, width)) * np.exp(generator.standard_normal((concepts, 1)))
+    encoder = torch.from_numpy(encoder.astype(np.float32))
+    bias = torch.from_numpy((generator.standard_normal(concepts) * spread_).astype(np.float32))
+    exact = (rows.double() @ encoder.double().T + bias.double()).numpy()
+    rounding = 1e-6 * (1 + abs(exact).max()) * width
+    for screen in (False, True):
+        start, index, value = encode_topk(rows, encoder, bias, k, screen=screen)
+        for b in range(5):
+            part = slice(start[b], start[b + 1])
+            assert (np.diff(index[part]) > 0).all()
+            assert abs(value[part] - exact[b, index[part]]).max(initial=0) <= rounding
+            left_out = np.delete(exact[b], index[part])
+            if start[b + 1] - start[b] == k:
+                assert left_out.max(initial=-np.inf) <= value[part].min() + rounding
+            else:
+                assert left_out.max(initial=-np.inf) <= rounding
+
+
+def test_a_screen_that_cannot_tell_falls_back() -> None:
+    """Concepts that differ by less than bfloat16 holds: every bound overlaps, float32 decides, row by row."""
+    generator = torch.Generator().manual_seed(2)
+    one = torch.nn.functional.normalize(torch.randn(32, generator=generator), dim=0)
+    encoder = one + 1e-5 * torch.randn(600, 32, generator=generator)
+    encoder[:100] = 0.05 * torch.randn(100, 32, generator=generator)
+    rows = torch.stack([one * 5, -one * 5, torch.zeros(32)])
+    held = slots(3, 4)
+    bias = torch.zeros(600)
+    assert select_by_screen(rows, encoder, bias, 4, held, Scratch()) >= 1
+    expected = (rows @ encoder.T).relu().topk(4, dim=1)
+    for b in range(3):
+        found = held.index_S[4 * b : 4 * b + held.count_B[b]]
+        right = expected.indices[b][expected.values[b] > 0]
+        assert sorted(found) == sorted(right.tolist())
+
+
+def test_encode_of_no_rows() -> None:
+    start, index, value = encode_topk(torch.zeros(0, 4), torch.ones(6, 4), torch.zeros(6), 2)
+    assert start.tolist() == [0]
+    assert len(index) == len(value) == 0

@@ -21,14 +21,17 @@ from clearsight.sae.scores import Weights
 from clearsight.sae.state import TrainState
 from clearsight.sae.steps import Step, StepStats
 from clearsight.sae.steps import sparse_kernels as kernels
-from clearsight.sae.steps.select_kernels import group_count, select_rows
-from clearsight.sae.steps.sparse_kernels import Floats, Longs, Shorts
+from clearsight.sae.steps.select import (
+    Scratch,
+    Slots,
+    screen_pays,
+    select,
+    select_by_screen,
+    select_float,
+)
+from clearsight.sae.steps.sparse_kernels import Floats, Longs
 from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
 
-BLOCK_SCORES = 1 << 22
-"""Scores computed at a time: 16 MiB stay in the third-level cache until they have been read."""
-LEAST_ROWS = 256
-"""But not fewer rows than this: a narrower product is slower than the cache misses."""
 FIXED_COST = 12.0
 """What a concept's Adam costs, in entries of its gradient: shares out the work among threads."""
 CERTAIN = 1.001
@@ -68,10 +71,15 @@ class Batch:
 
 
 class FusedStep:
-    """The parts of a step, in their order, and the working memory they share."""
+    """The parts of a step, in their order, and the working memory they share.
 
-    def __init__(self, config: TrainConfig) -> None:
+    `screen`: find the codes by way of bfloat16; None: where this CPU is faster so.
+    """
+
+    def __init__(self, config: TrainConfig, screen: bool | None = None) -> None:
         self.config, self.sae, self.loss = config, config.sae, config.resolved_loss
+        self.screen = screen_pays() if screen is None else screen
+        self.scratch = Scratch()
         self.rows = self.slots = 0
         concepts = self.sae.concepts
         self.bias_gradient_C = np.empty(concepts, np.float32)
@@ -103,8 +111,6 @@ class FusedStep:
         k = self.sae.k
         if rows > self.rows:
             self.rows = rows
-            block = min(rows, max(LEAST_ROWS, BLOCK_SCORES // self.sae.concepts))
-            self.pre_bC = torch.empty(block, self.sae.concepts)
             self.error_RD = np.empty((2 * rows, self.sae.width), np.float32)
             self.square_R, self.count_R = np.empty(2 * rows, np.float32), np.empty(2 * rows, np.int32)
         slots = rows * (k + auxiliary)
@@ -130,29 +136,26 @@ class FusedStep:
         return Batch(centred_BD, base_BD, scale_B, length_B)
 
     def encode(self, weights: Weights, batch: Batch, start_R: Longs, revived: Tensor) -> None:
-        """Codes of all rows, and the largest scores of the dead, block by block."""
-        encoder_DC, bias_C = weights["encoder_CD"].T, weights["encoder_bias_C"]
-        rows, block = len(batch.centred_BD), len(self.pre_bC)
-        for first in range(0, rows, block):
-            part = slice(first, min(first + block, rows))
-            pre_bC = self.pre_bC[: part.stop - first]
-            torch.mm(batch.centred_BD[part], encoder_DC, out=pre_bC)
-            self.select(pre_bC, bias_C, self.sae.k, start_R[part], self.count_R[part])
-            if len(revived):
-                second = slice(rows + part.start, rows + part.stop)
-                count = min(self.loss.aux_k or 0, len(revived))
-                self.select(pre_bC[:, revived], bias_C[revived], count, start_R[second], self.count_R[second])
-        if len(revived):
-            kernels.rename(start_R[rows:], self.count_R[rows:], self.index_S, revived.numpy())
+        """Codes of all rows, and the largest scores of the dead."""
+        encoder_CD, bias_C = weights["encoder_CD"], weights["encoder_bias_C"]
+        rows, k = len(batch.centred_BD), self.sae.k
+        every = Slots(start_R, self.count_R[: len(start_R)], self.index_S, self.value_S)
+        codes, dead = every.part(slice(0, rows)), every.part(slice(rows, 2 * rows))
+        count = min(self.loss.aux_k or 0, len(revived))
 
-    def select(self, pre_bC: Tensor, bias_C: Tensor, k: int, start_b: Longs, count_b: Shorts) -> None:
-        pre, bias = pre_bC.numpy(), bias_C.numpy()
-        groups = group_count(len(bias), k)
+        def revive(part: slice, pre_bC: Tensor) -> None:
+            if count:
+                select(pre_bC[:, revived], bias_C[revived], count, dead.part(part))
 
-        def work(first: int, last: int) -> None:
-            select_rows(pre, bias, k, groups, first, last, start_b, self.index_S, self.value_S, count_b)
-
-        spread(work, even_edges(len(pre)))
+        if self.screen:
+            select_by_screen(batch.centred_BD, encoder_CD, bias_C, k, codes, self.scratch)
+            if count:
+                few_MD, few_M = encoder_CD[revived], bias_C[revived]
+                select_float(batch.centred_BD, few_MD, few_M, count, dead, self.scratch)
+        else:
+            select_float(batch.centred_BD, encoder_CD, bias_C, k, codes, self.scratch, revive)
+        if count:
+            kernels.rename(dead.start_B, dead.count_B, dead.index_S, revived.numpy())
 
     def decode(self, weights: Weights, batch: Batch, start_R: Longs, revive: bool) -> tuple[float, float]:
         """Errors and the gradient's factors; (loss, its reconstruction error)."""
