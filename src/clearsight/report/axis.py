@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class LevelLine:
-    """A level line: its height in the drawing, its band (top, height) if it has an interval, its label."""
+    """A level line: its height in the drawing, its value in words, its band (top, height) if there is one."""
 
     name: str
     at: float

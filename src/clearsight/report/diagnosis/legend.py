@@ -1,30 +1,30 @@
-"""What each score of a concept and each measure of a table means, and the numbers of the paper beside ours.
+"""What each score of a concept and each measure of a table means.
 
 One row a score; a name that has no row is shown as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.report.diagnosis.data import Overlap
+from clearsight.concepts.findings import SPECIFIC
 from clearsight.report.text import measure_name
 
-IMAGE_BELOW: Final = 0.2
-"""Concepts with a modality score below this are called image-sided ..."""
-TEXT_ABOVE: Final = 0.8
-"""... and above this text-sided; those between are shared."""
+IMAGE_UP_TO: Final = 1 - SPECIFIC
+"""Concepts with a modality score up to this are called image concepts ..."""
+TEXT_FROM: Final = SPECIFIC
+"""... and from this on text concepts; those between are shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """A score of concepts: its label, what it says in one sentence, and its range."""
+    """A score of concepts: its label, what it says in one sentence, and whether it is a share of 0..1."""
 
     name: str
     label: str
     says: str
+    share: bool = False
 
 
 _SCORES: Final = (
@@ -33,6 +33,7 @@ _SCORES: Final = (
         "modality",
         "Modality",
         "Share of the activation that comes from texts: 0 is image only, 1 is text only.",
+        share=True,
     ),
     ScoreRow(
         "bridge",
@@ -44,7 +45,7 @@ _SCORES: Final = (
         "Attribution",
         "What the concept adds to the similarity of a picture and its text; below 0 it takes away.",
     ),
-    ScoreRow("firing_rate", "Firing rate", "Share of the pictures and texts that activate it."),
+    ScoreRow("firing_rate", "Firing rate", "Share of the pictures and texts that activate it.", share=True),
     ScoreRow(
         "monosemanticity",
         "Monosemanticity",
@@ -73,25 +74,6 @@ _MEASURES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A row of Table 1 of Generative Giants, Retrieval Weaklings."""
-
-    model: str
-    kind: str
-    overlap: Overlap
-
-
-REFERENCE_OVERLAP: Final = (
-    Reference("CLIP", "contrastive", Overlap(0.5674, 0.6831, 0.6126, 0.4796)),
-    Reference("SigLIP2", "contrastive", Overlap(0.3948, 0.5775, 0.3783, 0.2915)),
-    Reference("Qwen2-VL-7B", "generative", Overlap(0.6494, 0.7957, 0.7146, 0.5989)),
-    Reference("Qwen3-VL-8B", "generative", Overlap(0.6610, 0.8547, 0.6700, 0.5486)),
-    Reference("PaliGemma2-3B", "generative", Overlap(0.7655, 0.8085, 0.7124, 0.6541)),
-    Reference("Chameleon-7B", "generative", Overlap(0.6850, 0.8591, 0.7099, 0.5953)),
-)
-
-
 def score_row(name: str) -> ScoreRow:
     """The row of a score; `bridge_max` and the like are explained as reductions of the bridge."""
     found = next((row for row in _SCORES if row.name == name), None)
@@ -104,6 +86,6 @@ def score_row(name: str) -> ScoreRow:
     return ScoreRow(name, label[:1].upper() + label[1:], "")
 
 
-def measures_explained(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """(measure, what it says) of those names that have a row, each once, in the order given."""
-    return tuple((name, _MEASURES[name]) for name in dict.fromkeys(names) if name in _MEASURES)
+def measure_says(name: str) -> str:
+    """What a measure of a table means, in a few words; empty for one that has no row."""
+    return _MEASURES.get(name, "")

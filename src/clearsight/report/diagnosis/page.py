@@ -15,8 +15,7 @@ from typing import Any
 from clearsight.report import axis, text, view
 from clearsight.report.diagnosis import panels
 from clearsight.report.diagnosis import view as own
-from clearsight.report.diagnosis.data import DiagnosisData, MeasureRow, ModelDiagnosis
-from clearsight.report.diagnosis.legend import measures_explained
+from clearsight.report.diagnosis.data import DiagnosisData, ModelDiagnosis
 from clearsight.report.diagnosis.payload import kind_of, payload
 from clearsight.report.page import environment
 
@@ -35,14 +34,14 @@ def render_diagnosis(data: DiagnosisData) -> str:
     models = data.models
     masking_rows = own.masking_rows(models)
     drawn: dict[str, Any] = {
-        "overview": own.overview(models),
+        "compositions": own.compositions(models),
         "modality": [axis.chart(panel) for panel in panels.modality_panels(models)],
         "energy": axis.chart(panel) if (panel := panels.energy_panel(models)) else None,
-        "overlaps": own.overlap_lines(models),
+        "overlaps": own.overlap_groups(models),
         "maps": any(model.maps for model in models),
         "has_both": any(kind_of(item) == "image+text" for item in data.items),
-        **_measures("geometry", [model.geometry for model in models]),
-        **_measures("reconstruction", [model.reconstruction for model in models]),
+        "geometry": own.measure_table([(model.name, model.geometry) for model in models]),
+        "reconstruction": own.measure_table([(model.name, model.reconstruction) for model in models]),
         "removal": [axis.chart(panel) for model in models for panel in panels.removal_panels(model)],
         "removal_rows": [(m.name, panels.tested(m.removal)) for m in models if m.removal],
         "masking": view.task_tables(masking_rows),
@@ -64,17 +63,6 @@ def render_diagnosis(data: DiagnosisData) -> str:
         )
     )
     return text.clean(html)
-
-
-def _measures(name: str, of_models: list[tuple[MeasureRow, ...]]) -> dict[str, Any]:
-    """Whether a table of measures is there, the columns of each model that has one, and what they mean."""
-    there = [rows for rows in of_models if rows]
-    columns = [view.geometry_columns(rows) for rows in there]
-    return {
-        name: bool(there),
-        f"{name}_columns": columns,
-        f"{name}_explained": measures_explained(column for found in columns for column in found),
-    }
 
 
 def _sections(drawn: dict[str, Any], models: tuple[ModelDiagnosis, ...]) -> tuple[tuple[str, str, bool], ...]:

@@ -79,8 +79,7 @@ def energy_panel(models: Sequence[ModelDiagnosis]) -> Panel | None:
         name: (100 * np.interp(places, e.concepts_G, e.energy_G, left=math.nan)).tolist()
         for name, e in measured
     }
-    ticks = [t for t in (0.01, 0.1, 1.0, 10.0, 100.0) if t >= 100 * places[0]]
-    first = 10 ** math.floor(math.log10(100 * places[0]) + 1e-9)
+    ticks = [tick for tick in (0.01, 0.1, 1.0, 10.0, 100.0) if tick >= 100 * places[0]]
     curve = Curve(
         title="Cumulative energy",
         x_label="strongest concepts, % of all",
@@ -89,7 +88,7 @@ def energy_panel(models: Sequence[ModelDiagnosis]) -> Panel | None:
         y=lines,
         log_x=True,
     )
-    return Panel(curve, x_ticks=tuple(dict.fromkeys([first, *ticks])), y_range=(0.0, 100.0))
+    return Panel(curve, x_ticks=tuple(ticks), y_range=(0.0, 100.0))
 
 
 def _thinned(places_G: Floats, most: int = 160) -> Floats:
@@ -127,7 +126,7 @@ def _removal_panel(model: str, direction: str, measure: str, rows: Sequence[Retr
     curve = Curve(
         title=f"{model}, {arrows(direction)}",
         x_label="directions removed, r",
-        y_label=f"{measure_name(measure)} in %",
+        y_label=f"{measure_name(measure).capitalize()} in %",
         x=ranks,
         y={name: line(name, "mean") for name in names},
         log_x=len(ranks) > 1 and min(ranks) > 0 and ranks[-1] / ranks[0] > 8,
@@ -136,10 +135,14 @@ def _removal_panel(model: str, direction: str, measure: str, rows: Sequence[Retr
         curve,
         low={name: line(name, "low") for name in names},
         high={name: line(name, "high") for name in names},
+        # Only the base carries its interval: bands over bands can't be told apart.
         levels={
-            row.name: Level(100 * row.mean, 100 * row.low, 100 * row.high) for row in rows if row.rank is None
+            row.name: Level(100 * row.mean, 100 * row.low, 100 * row.high)
+            if row.name == BASE
+            else Level(100 * row.mean)
+            for row in rows
+            if row.rank is None
         },
-        y_range=(0.0, 0.0),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clearsight.report.data import Card
 from clearsight.report.diagnosis.data import NO_ITEM, DiagnosisData, Examples, MapView, ModelDiagnosis
-from clearsight.report.diagnosis.legend import IMAGE_BELOW, TEXT_ABOVE, score_row
+from clearsight.report.diagnosis.legend import IMAGE_UP_TO, TEXT_FROM, score_row
 from clearsight.report.diagnosis.sheets import ACROSS, CELL, sheets
 from clearsight.report.text import clean, shorten
 
@@ -24,7 +24,8 @@ MAP_RANGE: Final = 4000
 """Places on a map are whole numbers 0..MAP_RANGE along the longer side."""
 TEXT_LIMIT: Final = 320
 """Characters of a text that the page keeps."""
-_KINDS: Final = ("image", "text", "image+text")
+KINDS: Final = ("image", "text", "image+text")
+"""What an item can be; the page knows it by its place here."""
 
 
 def payload(data: DiagnosisData) -> str:
@@ -44,7 +45,7 @@ def payload(data: DiagnosisData) -> str:
         "across": ACROSS,
         "items": _items(cards),
         "pairs": _pairs(data, place_I),
-        "bounds": (IMAGE_BELOW, TEXT_ABOVE),
+        "bounds": (IMAGE_UP_TO, TEXT_FROM),
         "range": MAP_RANGE,
         "models": [_model(model, place_I) for model in data.models],
     }
@@ -67,7 +68,7 @@ def _used_items(data: DiagnosisData) -> NDArray[np.int64]:
 
 
 def _items(cards: Sequence[Card]) -> dict[str, Any]:
-    """Columns: id, text, kind (see `_KINDS`) and the cell on the sheets, or -1."""
+    """Columns: id, text, kind (see `KINDS`) and the cell on the sheets, or -1."""
     cell = 0
     cells = []
     for card in cards:
@@ -76,7 +77,7 @@ def _items(cards: Sequence[Card]) -> dict[str, Any]:
     return {
         "id": [clean(shorten(card.id, 80)) for card in cards],
         "text": [clean(shorten(card.text or "", TEXT_LIMIT)) for card in cards],
-        "kind": [_KINDS.index(kind_of(card)) for card in cards],
+        "kind": [KINDS.index(kind_of(card)) for card in cards],
         "cell": cells,
     }
 
@@ -109,7 +110,13 @@ def _model(model: ModelDiagnosis, place_I: NDArray[np.int64]) -> dict[str, Any]:
 
 def _score(name: str, values_C: NDArray[Any]) -> dict[str, Any]:
     row = score_row(clean(name))
-    return {"name": row.name, "label": row.label, "says": row.says, "values": rounded(values_C)}
+    return {
+        "name": row.name,
+        "label": row.label,
+        "says": row.says,
+        "share": row.share,
+        "values": rounded(values_C),
+    }
 
 
 def _examples(examples: Examples, place_I: NDArray[np.int64]) -> dict[str, Any]:

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clearsight.concepts.published import OVERLAPS, PublishedOverlap
 from clearsight.metrics import PairedTest
 from clearsight.report.data import ResultRow
-from clearsight.report.diagnosis.data import ConceptTable, ModelDiagnosis, Overlap, RetrievalRow
-from clearsight.report.diagnosis.legend import IMAGE_BELOW, REFERENCE_OVERLAP, TEXT_ABOVE
+from clearsight.report.diagnosis.data import (
+    ConceptTable,
+    MeasureRow,
+    ModelDiagnosis,
+    Overlap,
+    OverlapRow,
+    RetrievalRow,
+)
+from clearsight.report.diagnosis.legend import IMAGE_UP_TO, TEXT_FROM, measure_says
 from clearsight.report.diagnosis.panels import Tested, tested
-from clearsight.report.text import figure, percent
-from clearsight.report.view import grouped
+from clearsight.report.text import NONE, figure
+from clearsight.report.view import geometry_columns, grouped
 from clearsight.types import Score
 
 
@@ -29,26 +37,55 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class OverlapLine:
-    """A line of the overlap table, ready to be shown; `random` is empty for the paper's rows."""
+class Composition:
+    """A model's concepts as the parts of one bar."""
 
     model: str
-    detail: str
-    values: tuple[str, ...]
-    random: tuple[str, ...]
-    reference: bool = False
+    kind: str
+    sides: tuple[Side, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """A line of a table; `aside` marks those that are there to be compared with."""
+
+    label: str
+    figures: tuple[str, ...]
+    aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableGroup:
+    """Lines under one heading."""
+
+    title: str
+    lines: tuple[TableLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureTable:
+    """Measures down, stages across.
+
+    Attributes:
+        models: (name, how many of the stages are its own).
+        lines: (measure, what it says, a figure for each stage).
+    """
+
+    models: tuple[tuple[str, int], ...]
+    stages: tuple[str, ...]
+    lines: tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
 def sides(concepts: ConceptTable) -> tuple[Side, ...]:
     """The concepts by the modality that activates them; silent and dead ones apart, dead only where known."""
     undefined_C = concepts.undefined_C
     dead_C = np.zeros(len(undefined_C), bool) if concepts.dead_C is None else concepts.dead_C & undefined_C
-    image_C = ~undefined_C & (concepts.modality_C < IMAGE_BELOW)
-    text_C = ~undefined_C & (concepts.modality_C > TEXT_ABOVE)
+    image_C = ~undefined_C & (concepts.modality_C <= IMAGE_UP_TO)
+    text_C = ~undefined_C & (concepts.modality_C >= TEXT_FROM)
     parts = [
-        ("image", f"modality below {IMAGE_BELOW}", image_C),
-        ("shared", f"{IMAGE_BELOW} to {TEXT_ABOVE}", ~(undefined_C | image_C | text_C)),
-        ("text", f"above {TEXT_ABOVE}", text_C),
+        ("image", f"modality up to {IMAGE_UP_TO}", image_C),
+        ("shared", "between the two", ~(undefined_C | image_C | text_C)),
+        ("text", f"modality from {TEXT_FROM}", text_C),
         ("silent", "active on none of these pictures and texts", undefined_C & ~dead_C),
     ]
     if concepts.dead_C is not None:
@@ -57,57 +94,90 @@ def sides(concepts: ConceptTable) -> tuple[Side, ...]:
     return tuple(Side(name, says, int(c.sum()), float(c.sum()) / count) for name, says, c in parts)
 
 
-def overview(models: Sequence[ModelDiagnosis]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(measure, what it says, a figure for each model) of the table of models side by side."""
-    lines = [
-        ("Concepts", "width of the sparse autoencoder", [f"{len(m.concepts.energy_C):,}" for m in models])
-    ]
-    of_models = [{side.name: side for side in sides(m.concepts)} for m in models]
-    names = {side.name: side.says for found in of_models for side in found.values()}
-    for name in sorted(names, key=("image", "shared", "text", "silent", "dead").index):
-        shown = [
-            f"{found[name].count:,} ({percent(found[name].share)} %)" if name in found else "–"
-            for found in of_models
-        ]
-        lines.append((name.capitalize(), names[name], shown))
-    if any(m.energy for m in models):
-        lines += [
-            (
-                "Energy in the top 1%",
-                "share held by the strongest hundredth",
-                [f"{percent(m.energy.top_share)} %" if m.energy else "–" for m in models],
-            ),
-            (
-                "Gini of the energy",
-                "0 is even, 1 is all in one concept",
-                [figure(m.energy.gini) if m.energy else "–" for m in models],
-            ),
-        ]
-    return tuple((name, says, tuple(shown)) for name, says, shown in lines)
+def compositions(models: Sequence[ModelDiagnosis]) -> tuple[Composition, ...]:
+    """The concepts of each model by side."""
+    return tuple(Composition(m.name, m.kind, sides(m.concepts)) for m in models)
 
 
-def overlap_lines(models: Sequence[ModelDiagnosis]) -> tuple[OverlapLine, ...]:
-    """Every model under every reduction, then the paper's models; empty if none was measured."""
-    own = tuple(
-        OverlapLine(m.name, f"bridge: {row.reduction}", _overlap(row.found), _overlap(row.random))
-        for m in models
-        for row in m.overlap
+def overlap_groups(models: Sequence[ModelDiagnosis]) -> tuple[TableGroup, ...]:
+    """Every model under every reduction with what random sets would share, then the paper's models.
+
+    Empty if no overlap was measured.
+    """
+    own = tuple(TableGroup(m.name, _overlap_lines(m.overlap)) for m in models if m.overlap)
+    paper = TableGroup(
+        "In the paper (Table 1, version 1)",
+        tuple(TableLine(f"{row.model}, {row.kind}", _overlap(row), aside=True) for row in OVERLAPS),
     )
-    paper = tuple(
-        OverlapLine(row.model, row.kind, _overlap(row.overlap), (), reference=True)
-        for row in REFERENCE_OVERLAP
-    )
-    return own + paper if own else ()
+    return (*own, paper) if own else ()
 
 
-def _overlap(overlap: Overlap) -> tuple[str, ...]:
-    values = (
+def _overlap_lines(rows: Sequence[OverlapRow]) -> tuple[TableLine, ...]:
+    """A line a reduction; what random sets share follows once for rows in a row that have it in common."""
+    lines: list[TableLine] = []
+    for row, follows in zip(rows, [*rows[1:], None], strict=True):
+        lines.append(TableLine(f"bridge reduced by {row.reduction}", _overlap(row.found)))
+        if follows is None or follows.random != row.random:
+            lines.append(TableLine("random sets of that size", _overlap(row.random), aside=True))
+    return tuple(lines)
+
+
+def _overlap(overlap: Overlap | PublishedOverlap) -> tuple[str, ...]:
+    return tuple(f"{value:.3f}" if value >= 0.01 else figure(value) for value in _values(overlap))
+
+
+def _values(overlap: Overlap | PublishedOverlap) -> tuple[float, ...]:
+    return (
         overlap.energy_attribution,
         overlap.energy_bridge,
         overlap.attribution_bridge,
         overlap.triple,
     )
-    return tuple(f"{value:.3f}" if math.isfinite(value) else "–" for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapPoints:
+    """A row of the overlap as numbers: `model` counts the models, `shape` the rows of one of them."""
+
+    label: str
+    values: tuple[float, ...]
+    model: int
+    shape: int
+    aside: bool = False
+
+
+def overlap_points(models: Sequence[ModelDiagnosis]) -> tuple[OverlapPoints, ...]:
+    """Every model under every reduction, then the paper's models; empty if no overlap was measured."""
+    own = tuple(
+        OverlapPoints(f"{model.name}, {row.reduction}", _values(row.found), place, shape)
+        for place, model in enumerate(models)
+        for shape, row in enumerate(model.overlap)
+    )
+    paper = tuple(
+        OverlapPoints(f"{row.model} (paper)", _values(row), -1, shape, aside=True)
+        for shape, row in enumerate(OVERLAPS)
+    )
+    return own + paper if own else ()
+
+
+def measure_table(of_models: Sequence[tuple[str, Sequence[MeasureRow]]]) -> MeasureTable | None:
+    """The measures of all models in one table; None without any."""
+    there = [(model, rows) for model, rows in of_models if rows]
+    every = [row for _, rows in there for row in rows]
+    if not every:
+        return None
+    return MeasureTable(
+        tuple((model, len(rows)) for model, rows in there),
+        tuple(row.label for row in every),
+        tuple(
+            (
+                name,
+                measure_says(name),
+                tuple(figure(row.values[name]) if name in row.values else NONE for row in every),
+            )
+            for name in geometry_columns(every)
+        ),
+    )
 
 
 def masking_rows(models: Sequence[ModelDiagnosis]) -> tuple[ResultRow, ...]:

@@ -1,7 +1,6 @@
 // The concept browser: choose a model, sort by any score, search the texts, turn pages.
 
 const PAGE = 12;
-const SIDES = ['image', 'shared', 'text', 'silent'];
 const browser = document.getElementById('browser');
 const list = document.getElementById('list');
 const controls = {
@@ -13,7 +12,6 @@ const controls = {
 const state = { model: 0, sort: 'energy', down: true, page: 0, found: [] };
 const lowered = items.id.map((_, item) => words(item).toLowerCase());
 
-const scoresOf = (model) => model.scores;
 const scoreNamed = (model, name) => model.scores.find((score) => score.name === name) || model.scores[0];
 
 for (const model of data.models) {
@@ -32,8 +30,8 @@ for (const model of data.models) {
 function sideOf(model, concept) {
   const score = model.modality[concept];
   if (score === null) return 'silent';
-  if (score < data.bounds[0]) return 'image';
-  return score > data.bounds[1] ? 'text' : 'shared';
+  if (score <= data.bounds[0]) return 'image';
+  return score >= data.bounds[1] ? 'text' : 'shared';
 }
 
 const examplesOf = (examples, concept) => {
@@ -141,13 +139,13 @@ function card(model, concept, terms) {
   const head = make('h3', '', `Concept ${concept} `);
   head.append(make('span', `note side-${side}`, side));
   const scores = make('dl', 'scores');
-  for (const score of scoresOf(model)) {
+  for (const score of model.scores) {
     const row = make('div', score.name === state.sort ? 'sorted' : '');
     row.dataset.score = score.name;
     const rank = score.ranks[concept];
-    row.append(make('dt', '', score.label), make('dd', 'value', number(score.values[concept])));
-    const place = make('dd', 'rank', rank === null ? '' : `${rank.toLocaleString('en')}.`);
-    if (rank !== null) place.title = `${rank}. of ${score.defined}, highest first`;
+    row.append(make('dt', '', score.label), make('dd', 'value', (score.share ? share : number)(score.values[concept])));
+    const place = make('dd', 'rank', rank === null ? '' : ordinal(rank));
+    if (rank !== null) place.title = `${ordinal(rank)} of ${score.defined.toLocaleString('en')}, highest first`;
     row.append(place);
     scores.append(row);
     if (score.name === 'modality') scores.append(scale(score.values[concept]));

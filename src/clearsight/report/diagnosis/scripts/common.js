@@ -71,6 +71,18 @@ function number(value) {
   return text.replace(/-/g, '−');
 }
 
+// A share of 0..1 with three decimals.
+function share(value) {
+  if (value === null || value === undefined) return '–';
+  return value > 0 && value < 0.0005 ? '< 0.001' : value.toFixed(3);
+}
+
+function ordinal(place) {
+  const tens = place % 100;
+  const ending = tens > 10 && tens < 14 ? 'th' : ['th', 'st', 'nd', 'rd'][place % 10] || 'th';
+  return `${place.toLocaleString('en')}${ending}`;
+}
+
 const tip = document.getElementById('tip');
 
 // Shows an item beside a point of the window, wholly within it.
