@@ -69,6 +69,6 @@ $(VENV)/.ready-bench: $(VENV)/.ready-test
 
 $(VENV)-peers/.ready: requirements-peers.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint $< torch sae-lens eai-sparsify einops scipy scikit-learn
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint $< torch sae-lens eai-sparsify einops pillow scipy scikit-learn
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint $< --no-deps overcomplete dictionary-learning
 	@touch $@
