@@ -43,7 +43,7 @@ def render_diagnosis(data: DiagnosisData) -> str:
         "geometry": own.measure_table([(model.name, model.geometry) for model in models]),
         "reconstruction": own.measure_table([(model.name, model.reconstruction) for model in models]),
         "removal": [axis.chart(panel) for model in models for panel in panels.removal_panels(model)],
-        "removal_rows": [(m.name, panels.tested(m.removal)) for m in models if m.removal],
+        "removal_rows": [(m.name, panels.with_differences(m.removal)) for m in models if m.removal],
         "masking": view.task_tables(masking_rows),
         "masking_measures": view.measures_of(masking_rows),
         "masking_scales": view.scales(masking_rows),

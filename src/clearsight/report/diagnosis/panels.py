@@ -177,7 +177,7 @@ def attention_panels(model: ModelDiagnosis) -> list[Panel]:
     ]
 
 
-def tested(rows: Sequence[RetrievalRow]) -> list[Tested]:
+def with_differences(rows: Sequence[RetrievalRow]) -> list[Tested]:
     """Rows with their difference from the base of the same direction and measure."""
     bases = {(row.direction, row.measure): row.mean for row in rows if row.name == BASE}
     return [

@@ -151,4 +151,6 @@ def _short(value: float, digits: int) -> float | int | None:
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{digits}g}")
+    if not math.isfinite(short):  # rounded up beyond the largest float
+        return value
     return int(short) if short.is_integer() and abs(short) < 2**53 else short

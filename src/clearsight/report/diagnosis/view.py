@@ -20,7 +20,7 @@ from clearsight.report.diagnosis.data import (
     RetrievalRow,
 )
 from clearsight.report.diagnosis.legend import IMAGE_UP_TO, TEXT_FROM, measure_says
-from clearsight.report.diagnosis.panels import Tested, tested
+from clearsight.report.diagnosis.panels import Tested, with_differences
 from clearsight.report.text import NONE, figure
 from clearsight.report.view import geometry_columns, grouped
 from clearsight.types import Score
@@ -186,7 +186,7 @@ def masking_rows(models: Sequence[ModelDiagnosis]) -> tuple[ResultRow, ...]:
     Rows of one model, direction and name become one row with several measures.
     """
     by_bar = grouped(
-        [(model.name, pair) for model in models for pair in tested(model.masking)],
+        [(model.name, pair) for model in models for pair in with_differences(model.masking)],
         lambda named: (named[1].row.direction, named[0], named[1].row.name),
     )
     return tuple(
