@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,11 @@ from clearsight.sae import (
     TrainConfig,
     TrainState,
     activations,
+    autoencoder,
     make_step,
 )
 from clearsight.sae.activations import active_count
-from clearsight.sae.forward import forward, shapes, trained_names
+from clearsight.sae.forward import forward, score_rows, shapes, trained_names
 
 WIDTH, CONCEPTS, K = 12, 30, 4
 KINDS = [("relu", "simplex"), ("topk", "simplex"), ("batchtopk", "simplex"), ("jumprelu", "simplex")]
@@ -167,6 +170,35 @@ def test_topk_keeps_the_k_largest_positive(rows: NDArray[np.float32], k: int, sc
         kept = np.sort(codes[[row]].data)[::-1]
         assert len(kept) == min(k, int((pre[row] > 0).sum()))
         assert np.allclose(kept, np.sort(pre[row])[::-1][: len(kept)], atol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["linear", "attention"])
+def test_the_kernel_gives_the_codes_that_torch_gives(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, rows = make(SaeConfig(WIDTH, CONCEPTS, score=score, k=K)), draw(200)
+    rows[7] = sae.decoder_bias_D.detach().numpy() if score == "attention" else 0
+    plain = sae.encode(rows)
+    monkeypatch.setattr(autoencoder, "KERNEL_ENTRIES", 0)
+    for block in (None, 7):
+        fast = sae.encode(rows, block=block)
+        assert np.array_equal(fast.indptr, plain.indptr)
+        assert np.array_equal(fast.indices, plain.indices)
+        assert np.allclose(fast.data, plain.data, atol=1e-5)
+    assert sae.encode(draw(0)).shape == (0, CONCEPTS)
+
+
+def test_encode_holds_a_bounded_number_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def spy(*given: Any) -> Any:
+        scored = score_rows(*given)
+        held.append(scored[0].numel())
+        return scored
+
+    monkeypatch.setattr(autoencoder, "score_rows", spy)
+    monkeypatch.setattr(autoencoder, "BLOCK_ENTRIES", 10 * CONCEPTS + 5)
+    make(SaeConfig(WIDTH, CONCEPTS, k=K)).encode(draw(95))
+    assert max(held) <= 10 * CONCEPTS
+    assert sum(held) == 95 * CONCEPTS
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,7 +5,7 @@ Legend of shapes: N rows, B rows of a block, D width, C concepts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,12 @@ from clearsight.sae.forward import activate, centred_rows, forward, score_rows, 
 BLOCK_ENTRIES = 1 << 23
 """Scores that `encode` holds at a time, unless told: 32 MiB an array."""
 
+KERNEL_ENTRIES = 1 << 24
+"""From this many scores on, top-k on a CPU goes through the compiled kernel (equal codes, no dense ones)."""
+
 Floats = NDArray[np.float32]
+Part = tuple[NDArray[np.integer], NDArray[np.integer], Floats]
+"""Codes of a block: how many each row has, their concepts, their values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,24 +155,16 @@ class SparseAutoencoder(nn.Module):
         block = max(1, BLOCK_ENTRIES // self.config.concepts) if block is None else block
         if block < 1:
             raise UsageError(f"block is {block}.", do="Give at least 1 row.")
-        encoder_CD = self.encoder_CD
-        counts: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
-        columns: list[NDArray[np.int64]] = []
-        values: list[Floats] = []
-        for part_BD in self._blocks(rows, block):
-            centred_BD = centred_rows(self.weights, self.config, part_BD)
-            pre_BC, length_B1 = score_rows(encoder_CD, self.encoder_bias_C, self.config, centred_BD)
-            codes_BC = activate(pre_BC, length_B1, self.weights, self.config, training=False)
-            row_S, column_S = codes_BC.nonzero(as_tuple=True)
-            counts.append(torch.bincount(row_S, minlength=len(part_BD)).cpu().numpy())
-            columns.append(column_S.cpu().numpy())
-            values.append(codes_BC[row_S, column_S].cpu().numpy())
-        starts = np.concatenate(counts).cumsum()
-        index = np.int32 if max(starts[-1], self.config.concepts) < 2**31 else np.int64
-        data = np.concatenate([np.zeros(0, np.float32), *values])
-        column = np.concatenate([np.zeros(0, index), *(part.astype(index) for part in columns)])
+        encode = self._encoder(len(rows))
+        parts = [encode(part_BD) for part_BD in self._blocks(rows, block)]
+        start_N = np.concatenate([np.zeros(1, np.int64), *(count_B for count_B, _, _ in parts)]).cumsum()
+        index = np.int32 if max(start_N[-1], self.config.concepts) < 2**31 else np.int64
+        column_S = np.concatenate([np.zeros(0, index), *(column_S.astype(index) for _, column_S, _ in parts)])
+        value_S = np.concatenate([np.zeros(0, np.float32), *(value_S for _, _, value_S in parts)])
         codes = csr_array(
-            (data, column, starts.astype(index)), shape=(len(rows), self.config.concepts), dtype=np.float32
+            (value_S, column_S, start_N.astype(index)),
+            shape=(len(rows), self.config.concepts),
+            dtype=np.float32,
         )
         codes.has_canonical_format = True
         return codes
@@ -205,6 +202,30 @@ class SparseAutoencoder(nn.Module):
         )
         plain.history = self.history
         return plain
+
+    def _encoder(self, rows: int) -> Callable[[Tensor], Part]:
+        """A function from a block of rows to its codes; concepts ascend in a row."""
+        encoder_CD, bias_C = self.encoder_CD, self.encoder_bias_C
+        on_cpu = encoder_CD.device.type == "cpu"
+
+        def by_kernel(part_BD: Tensor) -> Part:
+            centred_BD = centred_rows(self.weights, self.config, part_BD)
+            start_B, column_S, value_S = encode_topk(centred_BD, encoder_CD, bias_C, self.config.k)
+            return np.diff(start_B), column_S, value_S
+
+        def by_torch(part_BD: Tensor) -> Part:
+            centred_BD = centred_rows(self.weights, self.config, part_BD)
+            pre_BC, length_B1 = score_rows(encoder_CD, bias_C, self.config, centred_BD)
+            codes_BC = activate(pre_BC, length_B1, self.weights, self.config, training=False)
+            row_S, column_S = codes_BC.nonzero(as_tuple=True)
+            count_B = torch.bincount(row_S, minlength=len(part_BD))
+            return count_B.cpu().numpy(), column_S.cpu().numpy(), codes_BC[row_S, column_S].cpu().numpy()
+
+        if self.config.activation == "topk" and on_cpu and rows * self.config.concepts >= KERNEL_ENTRIES:
+            from clearsight.sae.steps.select import encode_topk  # compiles: not for a handful of rows
+
+            return by_kernel
+        return by_torch
 
     def _blocks(self, rows: NDArray[Any] | Tensor, block: int) -> Iterator[Tensor]:
         device = self.threshold_C.device
