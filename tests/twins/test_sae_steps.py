@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,9 +27,14 @@ CPU = torch.device("cpu")
 
 
 def config(
-    form: dict[str, object], adam: dict[str, object], loss: dict[str, object], norm: str | None = None
+    form: dict[str, object],
+    adam: dict[str, object],
+    loss: dict[str, object],
+    norm: str | None = None,
+    sizes: tuple[int, int, int] = (WIDTH, CONCEPTS, 6),
 ) -> TrainConfig:
-    sae = SaeConfig(WIDTH, CONCEPTS, **{"k": 6, **form})
+    width, concepts, k = sizes
+    sae = SaeConfig(width, concepts, **{"k": k, **form})
     return TrainConfig(
         sae, AdamConfig(**{"lr": 1e-3, **adam}), LossConfig(**loss), batch=BATCH, decoder_norm=norm
     )
@@ -45,9 +55,9 @@ def start(asked: TrainConfig, rows: torch.Tensor) -> TrainState:
     return state
 
 
-def both(asked: TrainConfig, fast: Step) -> None:
+def both(asked: TrainConfig, fast: Step, rows: torch.Tensor | None = None) -> None:
     """Train side by side and compare all that a state holds, and all that a step says, after every step."""
-    rows = batches()
+    rows = batches() if rows is None else rows
     ours = start(asked, rows[0])
     theirs = TrainState.from_tensors({n: v.clone() for n, v in ours.to_tensors().items()}, asked)
     slow = make_step(asked, "reference")
@@ -313,3 +323,119 @@ def test_encode_of_no_rows() -> None:
     start, index, value = encode_topk(torch.zeros(0, 4), torch.ones(6, 4), torch.zeros(6), 2)
     assert start.tolist() == [0]
     assert len(index) == len(value) == 0
+
+
+IN_TRITON = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_sae_steps
+getattr(test_sae_steps, sys.argv[2])(*sys.argv[3:])
+"""
+
+
+def in_triton(folder: Path, *call: str, interpret: bool = True) -> None:
+    """Triton reads its environment when it is imported: a process of its own. Nothing is left at home."""
+    pytest.importorskip("triton")
+    extra = {"TRITON_CACHE_DIR": str(folder), "TRITON_DEFAULT_FP_FUSION": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TRITON, str(Path(__file__).parent), *call],
+        env={**os.environ, **extra, **({"TRITON_INTERPRET": "1"} if interpret else {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_triton_equals_reference(tmp_path: Path) -> None:
+    """The CUDA step by Triton's interpreter, on a few numbers."""
+    in_triton(tmp_path, "triton_cases", "clipped_revived")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_triton_in_all_options(name: str, tmp_path: Path) -> None:
+    in_triton(tmp_path, "triton_cases", name)
+
+
+def test_triton_selects_exactly(tmp_path: Path) -> None:
+    in_triton(tmp_path, "triton_selections")
+
+
+def test_triton_compiles(tmp_path: Path) -> None:
+    """To machine code of an H100 or H200, which needs no device."""
+    in_triton(tmp_path, "triton_compilations", interpret=False)
+
+
+def triton_cases(name: str) -> None:
+    from clearsight.sae.steps.triton import TritonStep
+
+    form, adam, loss, norm = OPTIONS[name]
+    loss = {**loss, **({"dead_window": 5} if "dead_window" in loss else {})}
+    form = {**form, **({"k": 12} if form.get("k") == CONCEPTS else {})}
+    asked = config(form, adam, loss, norm, sizes=(6, 12, 2))
+    with torch.no_grad():
+        both(asked, TritonStep(asked), batches()[:2, :5, -6:])
+
+
+def triton_selections() -> None:
+    """With so many equal scores that the spare room does not hold them, and without."""
+    from clearsight.sae.steps.triton import TritonStep
+
+    step = TritonStep(config({}, {}, {}, None))
+    generator = torch.Generator().manual_seed(0)
+    for decimals in (0, 8):
+        pre = torch.randn(3, 50, generator=generator).round(decimals=decimals)
+        pre[0] = 1.0
+        pre[1] -= 1.5
+        bias = torch.randn(50, generator=generator).round(decimals=decimals) * (decimals > 0)
+        codes = step.select(pre, bias, 3)
+        expected = select_naive(pre.numpy(), bias.numpy(), 3)
+        for b in range(3):
+            n = int(codes.count_B[b])
+            found = zip(codes.index_BK[b, :n].tolist(), codes.value_BK[b, :n].tolist(), strict=True)
+            assert list(found) == expected[b]
+            assert (codes.index_BK[b, n:] == 50).all()
+
+
+def triton_compilations() -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from clearsight.sae.steps import triton_kernels as gpu
+
+    integers = {"index": "*i32", "count": "*i32", "row": "*i32", "certain": "*i32", "offset": "*i64"}
+    numbers = dict.fromkeys(("concepts", "slots", "k", "rows", "width"), "i32")
+    numbers |= dict.fromkeys(("penalty", "rate", "root", "eps", "keep1", "beta2", "keep2"), "fp32")
+    constants = {"GROUPS": 64, "SPARE": 16, "BLOCK_D": 64, "TANGENT": True, "NORMALISE": True}
+    for kernel in (
+        gpu.select_kernel,
+        gpu.decode_kernel,
+        gpu.bias_gradient_kernel,
+        gpu.squares_kernel,
+        gpu.update_kernel,
+    ):
+        types = {
+            name: "constexpr" if name in constants else (integers | numbers).get(name, "*fp32")
+            for name in kernel.arg_names
+        }
+        fixed = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}
+        made = triton.compile(ASTSource(kernel, types, fixed), target=GPUTarget("cuda", 90, 32))
+        assert made.asm["cubin"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", OPTIONS)
+def test_triton_on_a_device(name: str) -> None:
+    """The compiled kernels, one step of each option, against the reference on the same device."""
+    asked = config(*OPTIONS[name])
+    rows = batches()[0].cuda()
+    ours = start(asked, rows)
+    theirs = TrainState.from_tensors({n: v.clone() for n, v in ours.to_tensors().items()}, asked)
+    said = make_step(asked, "triton", "cuda")(ours, rows)
+    expected = make_step(asked, "reference", "cuda")(theirs, rows)
+    for value, right in zip(said, expected, strict=True):
+        torch.testing.assert_close(value, right, rtol=1e-4, atol=1e-6)
+    for name_, right in theirs.to_tensors().items():
+        torch.testing.assert_close(ours.to_tensors()[name_], right, rtol=1e-4, atol=1e-5, msg=name_)
