@@ -36,7 +36,7 @@ def modality_panel(model: ModelDiagnosis, top: float | None = None) -> Panel | N
     if density is None:
         return None
     curve = Curve(
-        title=model.name,
+        title=f"{model.name}, modality scores",
         x_label="modality score: 0 image, 1 text",
         y_label="Density",
         x=density.score_G.tolist(),

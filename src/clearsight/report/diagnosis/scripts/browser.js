@@ -241,7 +241,6 @@ function toTop() {
   if (box.top < 0) browser.scrollIntoView({ behavior: calm.matches ? 'auto' : 'smooth' });
 }
 
-browser.hidden = false;
 controls.search.addEventListener('input', update);
 controls.side.addEventListener('change', update);
 controls.sort.addEventListener('change', () => { state.sort = controls.sort.value; update(); });
@@ -266,3 +265,5 @@ document.addEventListener('keydown', (event) => {
   controls.search.focus();
 });
 chooseModel(0);
+browser.hidden = false;
+document.getElementById('browser-waits').remove();

@@ -177,3 +177,4 @@ new ResizeObserver(() => {
 dark.addEventListener('change', layAll);
 document.addEventListener('scroll', () => { if (marked !== null && document.activeElement?.tagName !== 'CANVAS') mark(null); }, { passive: true });
 layAll();
+document.getElementById('map-waits')?.remove();
