@@ -3,17 +3,18 @@
     CLEARSIGHT_PEERS=.venv-peers/bin/python python benchmarks/bench_sae.py --width 512 --concepts 8192 --k 32
 
 Ours are whole steps of `make_step`: codes, loss, gradients, the gradient's norm, clipping, Adam, decoder rows
-kept at length 1, counters of dead concepts. `fused`: our defaults (centred, decoder bias, gradient along the rows
-removed, clipping at 1). `fused_release`: what overcomplete's step does too (no centring, no decoder bias, rows
-projected). `fused_clipped`: a limit so low that every step is clipped, which costs a second pass. `reference`:
-the same in torch's autograd. What a peer's step contains is told in sae_peers_worker.py.
-
+kept at length 1, counters of dead concepts.
+`fused`: our defaults (centred, decoder bias, gradient along the rows removed, clipping at 1).
+`fused_release`: what overcomplete's step does too (no centring, no decoder bias, rows projected).
+`fused_clipped`: a limit so low that every step is clipped, which costs a second pass.
+`reference`: our defaults in torch's autograd.
+What a peer's step contains is told in sae_peers_worker.py.
 `encode` gives the codes of the rows as a CSR array's parts, without training; `encode_torch` the same with
-torch.addmm, relu, topk and sorting; `overcomplete` and the others have no counterpart.
+torch.addmm, relu, topk and sorting.
 
-The floor is one product of the encoder with the batch (`sgemm`, torch.mm into memory that is kept), and counted
-beside it: the gathers of decoder rows and of batch rows, and Adam's 24 bytes a weight, at the rate at which this
-machine copies memory.
+The floor is one product of the encoder with the batch (`sgemm`, torch.mm into memory that is kept), and
+counted beside it: the gathers of decoder rows and of batch rows, and Adam's 24 bytes a weight, at the rate at
+which this machine copies memory.
 """
 
 from __future__ import annotations

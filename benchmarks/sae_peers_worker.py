@@ -13,8 +13,8 @@ sparsify: what its trainer does a step: rows to unit length, forward with a dead
 saelens, saelens_sparse: `SAETrainer._train_step` (clipping at 1, counters, schedulers) with its default dense
     and its sparse activations (these without its rescaling by decoder lengths: with it they have no gradient
     on a CPU).
-dictionary_learning: `TopKTrainer.update` (clipping, gradient along the rows removed, rows to unit length, loss
-    read by the host).
+dictionary_learning: `TopKTrainer.update` (clipping, gradient along the rows removed, rows to unit length,
+    loss read by the host).
 """
 
 from __future__ import annotations
