@@ -5,6 +5,7 @@ Needs Chromium and the Python package playwright; runs by the marker `browser` a
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,7 +162,8 @@ def test_it_searches_words_numbers_and_sides(watched: Watched, data: DiagnosisDa
 
     def fits(concept: int, *words: str) -> bool:
         items = [item for item in concepts.most.items_CE[concept] if item >= 0]
-        return any(all(word in texts[item] for word in words) for item in items)
+        found = [re.findall(r"[a-z0-9]+", texts[item]) for item in items]
+        return any(all(any(t.startswith(w) for t in told) for w in words) for told in found)
 
     page.fill("#search", "Red  star")
     wanted = [c for c in order(concepts.energy_C, down=True) if fits(c, "red", "star")]
@@ -171,8 +173,13 @@ def test_it_searches_words_numbers_and_sides(watched: Watched, data: DiagnosisDa
     marks = {mark.lower() for mark in page.locator("mark").all_text_contents()}
     assert marks <= {"red", "star"}
     assert page.locator(".hit .thumb, mark").count() > 0
+    assert "checkered" in " ".join(texts)  # holds "red", but does not begin with it
+    page.fill("#search", "kered")
+    assert shown(page) == []
     page.fill("#search", "#17")
     assert shown(page) == [17]
+    page.fill("#search", "#17 red")  # not a number alone: words, and no text holds "#17"
+    assert shown(page) == []
     page.fill("#search", "(no such [word")
     assert shown(page) == []
     assert page.text_content("#count") == f"0 of {CONCEPTS} concepts"

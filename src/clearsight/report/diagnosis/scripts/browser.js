@@ -9,7 +9,7 @@ const controls = {
   order: document.getElementById('order'),
   side: document.getElementById('side'),
 };
-const state = { model: 0, sort: 'energy', down: true, page: 0, found: [] };
+const state = { model: 0, sort: 'energy', down: true, page: 0, found: [], fits: null };
 const lowered = items.id.map((_, item) => words(item).toLowerCase());
 
 const scoreNamed = (model, name) => model.scores.find((score) => score.name === name) || model.scores[0];
@@ -43,21 +43,30 @@ const examplesOf = (examples, concept) => {
 };
 
 const searched = () => controls.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+const escaped = (term) => term.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+// Terms begin words: "red" finds "red" and "reddish", not "checkered".
+const beginning = (terms, flags) => new RegExp(`(?<![\\p{L}\\p{N}])(${terms.map(escaped).join('|')})`, flags);
+
+// Whether each item's words hold all terms; null without terms.
+function fitting(terms) {
+  if (!terms.length) return null;
+  const wanted = terms.map((term) => beginning([term], 'u'));
+  return lowered.map((text) => wanted.every((term) => term.test(text)));
+}
 
 // The concepts of the chosen model that fit search and side, in the chosen order; those without a score last.
 function select() {
   const model = data.models[state.model];
   const terms = searched();
   const number = terms.length === 1 && /^#\d+$/.test(terms[0]) ? Number(terms[0].slice(1)) : null;
-  const fits = terms.length && number === null
-    ? lowered.map((text) => terms.every((term) => text.includes(term))) : null;
+  state.fits = fitting(number === null ? terms : []);
   const side = controls.side.value;
   const score = scoreNamed(model, state.sort);
   const found = [];
   for (let c = 0; c < score.values.length; c += 1) {
     if (number !== null && c !== number) continue;
     if (side && sideOf(model, c) !== side) continue;
-    if (fits && !examplesOf(model.most, c).some(([item]) => fits[item])) continue;
+    if (state.fits && !examplesOf(model.most, c).some(([item]) => state.fits[item])) continue;
     found.push(c);
   }
   const [values, turn] = [score.values, state.down ? 1 : -1];
@@ -74,12 +83,11 @@ const pages = () => Math.max(1, Math.ceil(state.found.length / PAGE));
 // Text with the searched words marked.
 function marking(text, terms) {
   const element = make('bdi');
-  const wanted = terms.filter((term) => !term.startsWith('#')).map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
-  if (!wanted.length) {
+  if (!state.fits) {
     element.textContent = text;
     return element;
   }
-  text.split(new RegExp(`(${wanted.join('|')})`, 'giu')).forEach((part, i) => {
+  text.split(beginning(terms, 'giu')).forEach((part, i) => {
     element.append(i % 2 ? make('mark', '', part) : part);
   });
   return element;
@@ -97,8 +105,7 @@ function strip(title, shown, terms, none) {
       const cell = make('li');
       const thumb = picture(item);
       thumb.title = words(item);
-      const matches = terms.length && !terms[0].startsWith('#') && terms.every((term) => lowered[item].includes(term));
-      if (matches) cell.className = 'hit';
+      if (state.fits?.[item]) cell.className = 'hit';
       cell.append(thumb, make('span', 'act', number(activation)));
       row.append(cell);
     }

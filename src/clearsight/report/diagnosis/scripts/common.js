@@ -85,8 +85,8 @@ function ordinal(place) {
 
 const tip = document.getElementById('tip');
 
-// Shows an item beside a point of the window, wholly within it.
-function showTip(item, x, y) {
+// Shows an item beside a point of the window, wholly within it; to its left where `leftward` and room allow.
+function showTip(item, x, y, leftward = false) {
   tip.replaceChildren();
   if (items.cell[item] >= 0) tip.append(picture(item));
   const said = make('p', '', words(item) || items.id[item]);
@@ -94,9 +94,10 @@ function showTip(item, x, y) {
   tip.append(said, make('p', 'fine', items.id[item]));
   tip.hidden = false;
   const [width, height] = [tip.offsetWidth, tip.offsetHeight];
-  const left = x + 16 + width > document.documentElement.clientWidth ? x - 16 - width : x + 16;
+  const room = document.documentElement.clientWidth;
+  const left = x + 16 + width > room || (leftward && x > 20 + width) ? x - 16 - width : x + 16;
   const top = y + 16 + height > window.innerHeight ? y - 16 - height : y + 16;
-  tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - width - 4))}px`;
+  tip.style.left = `${Math.max(4, Math.min(left, room - width - 4))}px`;
   tip.style.top = `${Math.max(4, top)}px`;
 }
 const hideTip = () => { tip.hidden = true; };

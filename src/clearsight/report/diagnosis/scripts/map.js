@@ -125,7 +125,9 @@ class PlaneMap {
     const item = this.items[i];
     mark(item);
     const box = this.canvas.getBoundingClientRect();
-    showTip(item, box.left + this.xs[i], box.top + this.ys[i]);
+    const match = this.at.get(partnersOf(item)[0]);
+    const leftward = match !== undefined && this.xs[match] > this.xs[i]; // leave the match in sight
+    showTip(item, box.left + this.xs[i], box.top + this.ys[i], leftward);
     if (aloud) spoken.textContent = nameOf(item);
   }
 
