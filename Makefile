@@ -39,7 +39,7 @@ bench: $(VENV)/.ready-bench  ## the benchmarks beside their peers (an hour on tw
 	$(VENV)/bin/python benchmarks/run_all.py --save
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-peers runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.pip:
 	$(PYTHON) -c 'import sys; sys.exit("Clearsight needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

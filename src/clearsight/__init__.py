@@ -36,6 +36,11 @@ _HOME = {
     "load_task": "clearsight.data",
     "load_items": "clearsight.data",
     "load_vectors": "clearsight.data",
+    "SparseAutoencoder": "clearsight.sae",
+    "train_sae": "clearsight.sae",
+    "load_sae": "clearsight.formats",
+    "save_sae": "clearsight.formats",
+    "profile": "clearsight.concepts",
 }
 
 __all__ = [
@@ -54,22 +59,29 @@ __all__ = [
     "Score",
     "SelfAlign",
     "ShrinkageZCA",
+    "SparseAutoencoder",
     "Task",
     "__version__",
     "fit_repair",
     "load_items",
     "load_repair",
+    "load_sae",
     "load_task",
     "load_vectors",
     "paired_test",
+    "profile",
     "rank",
     "save_repair",
+    "save_sae",
     "score",
+    "train_sae",
 ]
 
 if TYPE_CHECKING:
+    from clearsight.concepts import profile
     from clearsight.data import load_items, load_task, load_vectors
     from clearsight.errors import ClearsightError
+    from clearsight.formats import load_sae, save_sae
     from clearsight.metrics import paired_test, score
     from clearsight.models.captioner import Captioner
     from clearsight.models.encoder import Encoder
@@ -87,6 +99,7 @@ if TYPE_CHECKING:
         load_repair,
         save_repair,
     )
+    from clearsight.sae import SparseAutoencoder, train_sae
     from clearsight.types import Embeddings, Item, Ranking, Score, Task
 
 

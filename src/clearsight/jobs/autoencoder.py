@@ -37,6 +37,9 @@ class SaeOptions:
         int | None, "number of concepts; default: 8 times the vectors' width, at most half their number"
     ] = None
     k: Annotated[int | None, "concepts of a vector; default: 32, in the release preset 50"] = None
+    form: Annotated[
+        Literal["centred", "paper"], "centred: a bias is taken off first; paper: no bias, nothing taken off"
+    ] = "centred"
     activation: Annotated[str, "relu, topk, batchtopk, jumprelu or sparsemax"] = "topk"
     score: Annotated[str, "linear, or attention (of a vector over the concepts)"] = "linear"
     epochs: Annotated[int | None, "passes over the vectors; default: as many as make 1500 steps"] = None
@@ -63,6 +66,8 @@ class SaeOptions:
         concepts = self.concepts or max(1, min(CONCEPTS_PER_ENTRY * width, vectors // 2))
         config = presets.get(self.preset)(width, concepts, self.k, vectors)
         sae = replace(config.sae, activation=self.activation, score=self.score)
+        if self.form == "paper":
+            sae = replace(sae, centred=False, decoder_bias=False)
         batch = self.batch or min(config.batch, max(1, vectors))
         epochs = config.epochs if self.preset == "release" else -(-FEWEST_STEPS * batch // max(1, vectors))
         return replace(config, sae=sae, batch=batch, epochs=self.epochs or max(1, epochs), seed=self.sae_seed)

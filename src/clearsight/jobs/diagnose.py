@@ -29,6 +29,10 @@ class DiagnoseConfig(SaeOptions):
     models: Annotated[tuple[str, ...], "model folders, hub ids, `tiny`, `tiny-contrastive`"] = field(
         default=("tiny", "tiny-contrastive"), metadata={"positional": True}
     )
+    form: Annotated[
+        Literal["centred", "paper"],
+        "paper: an autoencoder without bias, as the paper's; the findings depend on it (docs/log.md)",
+    ] = "paper"
     data: Annotated[str, "a task that matches images with texts: world/i2t, coco/i2t, or a folder"] = (
         "world/i2t"
     )

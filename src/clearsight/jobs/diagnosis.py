@@ -264,11 +264,15 @@ def _reconstruction(one: Examined) -> tuple[MeasureRow, ...]:
 
 
 def _removal_rows(one: Examined) -> tuple[RetrievalRow, ...]:
-    from clearsight.jobs.distractors import ATTRIBUTION, BASE, CENTRING
+    """What the charts draw: the task's first measure, the method first. The tables hold the rest."""
+    from clearsight.jobs.distractors import ATTRIBUTION, BASE, BOTTOM, CENTRING, DIRECTIONS, RANDOM
     from clearsight.report.diagnosis import RetrievalRow
 
     if one.removal is None:
         return ()
+    drawn = (BASE, CENTRING, ATTRIBUTION, RANDOM, BOTTOM, DIRECTIONS)
+    measure = one.subject.case.task.measures[0]
+    rows = [row for row in one.removal.rows if row.seed is None and row.arm in drawn]
     return tuple(
         RetrievalRow(
             name=row.arm,
@@ -283,9 +287,8 @@ def _removal_rows(one: Examined) -> tuple[RetrievalRow, ...]:
             chance=score.chance,
             queries=score.judged,
         )
-        for row in one.removal.rows
-        if row.seed is None
-        for measure, score in row.scores.items()
+        for row in sorted(rows, key=lambda row: drawn.index(row.arm))
+        for score in (row.scores[measure],)
     )
 
 
