@@ -117,7 +117,7 @@ def test_batches_of_changing_size() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    """Every sum has its own order, whoever computes it (the encoder product, which is MKL's, is left out)."""
+    """Equal to rounding with any number of threads; the last bits of torch's own products may differ."""
     asked = config({}, {"clip": 1e-2}, {"dead_window": BATCH}, None)
     ends = []
     for threads in (1, 2, 3):
