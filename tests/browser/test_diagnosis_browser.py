@@ -79,6 +79,11 @@ def watched(chromium: Any, file: Path) -> Iterator[Watched]:
     assert found.said == []
 
 
+def settle(page: Any) -> None:
+    """Wait until what a scroll or a new size sets off has run: a scroll takes the tip away, as it should."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def shown(page: Any) -> list[int]:
     return [
         int(entry)
@@ -244,6 +249,7 @@ def screen_place(page: Any, view: Any, place: int, nth: int) -> tuple[float, flo
     """Where a point of a map must stand on the screen, from the data alone."""
     canvas = page.locator("canvas").nth(nth)
     canvas.scroll_into_view_if_needed()
+    settle(page)
     box, margin = canvas.bounding_box(), 14
     points = view.points_P2 - view.points_P2.min(0)
     width, height = points.max(0)
@@ -284,6 +290,7 @@ def test_pointing_at_the_map_shows_what_is_there(watched: Watched, data: Diagnos
 
 def test_matches_light_up_on_every_map(watched: Watched, data: DiagnosisData) -> None:
     page = watched.page
+    settle(page)
     before = [canvas.evaluate("c => c.toDataURL()") for canvas in page.locator("canvas").all()]
     view = data.models[0].maps[0]
     page.mouse.move(*screen_place(page, view, lonely(view, slice(0, SCENES)), 0))
@@ -296,6 +303,7 @@ def test_matches_light_up_on_every_map(watched: Watched, data: DiagnosisData) ->
 def test_arrow_keys_walk_over_the_map(watched: Watched, data: DiagnosisData) -> None:
     page = watched.page
     page.locator("canvas").first.focus()
+    settle(page)
     page.keyboard.press("ArrowRight")
     seen = {page.text_content("#spoken")}
     places = []
