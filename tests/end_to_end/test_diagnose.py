@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from clearsight.cli import main
+from clearsight.data import world
 from clearsight.formats import load_sae
 from clearsight.jobs.diagnose import DiagnoseConfig, diagnose
 from clearsight.run import Run
@@ -78,10 +80,29 @@ def test_a_second_run_trains_nothing(run: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_task_without_pairs_is_diagnosed_as_far_as_it_goes(tmp_path: Path) -> None:
-    """Composed queries match no image with a text: bridge and attribution are undefined, the rest is there."""
-    flags = SMALL | {"items": 12, "unlabelled": "0"}
-    with pytest.raises(Exception, match="text"):
-        diagnose(DiagnoseConfig(models=("tiny",), data="world/composed", out=tmp_path / "run", **flags))
+    """Texts that look for texts among pictures: bridge and attribution are undefined, the rest is there."""
+    scenes = world.image_to_text(24)
+    place = tmp_path / "task"
+    place.mkdir()
+    for item in scenes.queries:
+        assert isinstance(item.image, Image.Image)
+        item.image.save(place / f"{item.id}.png")
+    texts = [{"id": item.id, "text": item.text} for item in scenes.candidates]
+    pictures = [{"id": item.id, "image": f"{item.id}.png"} for item in scenes.queries]
+    wanted = [{"query": f"q{n}", "candidate": one["id"], "grade": 1} for n, one in enumerate(texts)]
+    asked = [{"id": f"q{n}", "text": f"Which one says: {one['text']}"} for n, one in enumerate(texts)]
+    for name, rows in (("queries", asked), ("candidates", texts + pictures), ("relevance", wanted)):
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = SMALL | {"items": None, "unlabelled": "0"}
+    folder = tmp_path / "run"
+    diagnose(DiagnoseConfig(models=("tiny",), data=str(place), out=folder, work=tmp_path / "work", **flags))
+    columns = set(pq.read_table(folder / "tables/tiny-concepts.parquet").column_names)
+    assert {"energy", "modality_score"} <= columns
+    assert not columns & {"attribution", "bridge_abs"}
+    assert not (folder / "tables/tiny-removal.parquet").exists()
+    assert "no matched pairs" in (folder / "report.html").read_text()
+    verdicts = [one["verdict"] for one in json.loads((folder / "findings.json").read_text())]
+    assert verdicts[-1] == "not tested here"
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,14 @@ def train_on_tokens(
         UsageError, DataError, ItemError: as harvest and training.
     """
     from clearsight.harvest import ShuffledStream, harvest
-    from clearsight.sae import train_sae
+    from clearsight.sae import check_enough, train_sae
 
     label = Labelled(progress, f"harvesting tokens ({encoder.loaded.name})")
     shards = harvest(encoder, items, folder / "harvest", progress=label)
     types = options.token_types
     vectors = len(shards.select(token_types=types, norm_limit=options.norm_limit))
     config = options.training(shards.width, vectors)
+    check_enough(vectors, config)
     stream = ShuffledStream(
         shards,
         seed=config.seed,

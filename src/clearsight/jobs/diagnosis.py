@@ -120,6 +120,9 @@ def page_of(
     first = examined[0]
     task = first.subject.case.task
     known = {item.id: item for item in (*task.queries, *task.candidates)}
+    # Items of one modality from both sides are named by their side: see `image_text_pairs`.
+    for role, side in (("query", task.queries), ("candidate", task.candidates)):
+        known |= {f"{role} {item.id}": item for item in side}
     place: dict[str, int] = {}
     models = tuple(_model(one, place, method) for one in examined)
     images, texts = first.subject.images.ids, first.subject.texts.ids
