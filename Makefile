@@ -35,8 +35,8 @@ format: $(VENV)/.ready-lint  ## rewrite the code in the house style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.ready-bench  ## the benchmarks beside their peers (an hour on two cores), JSON lines and docs/benchmarks.md
-	$(VENV)/bin/python benchmarks/run_all.py --save
+bench: $(VENV)/.ready-bench $(VENV)-peers/.ready  ## the benchmarks beside their peers (an hour on two cores), docs/benchmarks.md
+	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python $(VENV)/bin/python benchmarks/run_all.py --save
 
 clean:  ## remove the environment and every cache
 	rm -rf $(VENV) $(VENV)-peers runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,17 +8,26 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("help", "rank", "realign", "embed")
+# name -> the arguments of each of its runs
+BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "help": ((),),
+    "rank": ((),),
+    "realign": ((),),
+    "embed": ((),),
+    "sae": ((), ("--width", "1024", "--concepts", "16384", "--k", "50")),
+    "concepts": (("large",), ("beside",)),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=BENCHMARKS, help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("names", nargs="*", default=list(BENCHMARKS), help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--save", action="store_true", help="keep the results and write docs/benchmarks.md")
     options = parser.parse_args()
     for name in options.names:
-        command = [sys.executable, str(HERE / f"bench_{name}.py"), *(["--save"] if options.save else [])]
-        subprocess.run(command, check=True, cwd=HERE)
+        for arguments in BENCHMARKS[name]:
+            command = [sys.executable, str(HERE / f"bench_{name}.py"), *arguments]
+            subprocess.run([*command, *(["--save"] if options.save else [])], check=True, cwd=HERE)
     if options.save:
         subprocess.run([sys.executable, str(HERE / "tables.py")], check=True, cwd=HERE)
 

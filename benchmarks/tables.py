@@ -39,8 +39,9 @@ def seconds(line: Line, name: str) -> str:
 
 def origin(line: Line) -> str:
     machine = line["origin"]
-    peers = ", ".join(f"{name} {version}" for name, version in line["peers"].items())
-    rounds = len(next(iter(line["seconds"].values())))
+    versions = line.get("peer_versions") or line["peers"]
+    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
+    rounds = line.get("rounds") or (len(next(iter(line["seconds"].values()))) if "seconds" in line else 1)
     commit = (machine.get("commit") or "unknown")[:10]
     return (
         f"{line['date']}, {rounds} rounds, {machine['cpu']}, {machine['cores']} cores, commit {commit}"
@@ -137,6 +138,78 @@ def realign() -> str:
     return section("ReAlign", note, head, rows, lines)
 
 
+STEPS = {
+    "fused": "ours (tangent, clipping where needed)",
+    "fused_clipped": "ours, every step clipped",
+    "fused_release": "ours, release preset",
+    "reference": "ours, reference (autograd)",
+    "overcomplete": "overcomplete, MSE",
+    "overcomplete+aux": "overcomplete, its AuxK loss",
+    "sparsify": "sparsify (Adam)",
+    "saelens": "SAELens, dense",
+    "saelens_sparse": "SAELens, sparse activations",
+    "dictionary_learning": "dictionary_learning",
+}
+
+
+def sae() -> str:
+    lines = newest("sae", "shape")
+    rows = []
+    for line in lines:
+        shape = "d {width:,}, c {concepts:,}, k {k}, B {batch:,}".format(**line["shape"])
+        floor = sum(line["floor"][name] for name in ("sgemm", "gathers", "adam"))
+        for name, label in STEPS.items():
+            if name in line["milliseconds"]:
+                took = line["milliseconds"][name]
+                slower = spread(line["faster"][name]) if name in line["faster"] else ""
+                rows.append(
+                    [shape, label, f"{took:.0f}", f"{line['over_sgemm'][name]:.2f}", f"{floor:.0f}", slower]
+                )
+    head = ["shape", "step", "ms", "over the encoder product", "floor ms", "ours is faster by"]
+    note = (
+        "One training step of a top-k autoencoder, float32, Adam. The floor is one encoder product, the "
+        "gathers of active latents and Adam's traffic, each from its fastest measurement. What each peer's "
+        "step contains is told in `benchmarks/sae_peers_worker.py`. "
+        "Command: `python benchmarks/bench_sae.py`."
+    )
+    return section("Training step of an autoencoder", note, head, rows, lines)
+
+
+def concepts() -> str:
+    large, beside = newest("concepts_large", "sizes"), newest("concepts_beside", "sizes")
+    size = "{concepts:,} concepts, {width:,} wide, {pairs:,} pairs, k {k}"
+    rows = [
+        [
+            size.format(**line["sizes"]),
+            part,
+            f"{took['seconds']:.3g}",
+            f"{line['gram_floor_seconds']:.3g}" if part == "bridge" else "",
+            "does not fit",
+            f"{took['extra_bytes'] / 2**20:.0f}",
+        ]
+        for line in large
+        for part, took in line["parts"].items()
+    ]
+    rows += [
+        [
+            size.format(**line["sizes"]),
+            "everything",
+            seconds(line, "ours"),
+            "",
+            f"{seconds(line, 'dense')} s, {spread(line['ratio'])}",
+            f"{line['extra_bytes']['ours'] / 2**20:.0f} / {line['extra_bytes']['dense'] / 2**20:.0f}",
+        ]
+        for line in beside
+    ]
+    head = ["size", "part", "s", "floor s", "the dense formula, faster by", "extra MiB (ours / dense)"]
+    note = (
+        "Concept profile: energy and modality, attribution, all four reductions of the bridge. The floor of "
+        "the bridge is the product D D^T alone. Commands: `python benchmarks/bench_concepts.py large`, "
+        "`... beside`."
+    )
+    return section("Concept profile", note, head, rows, [*large, *beside])
+
+
 def start() -> str:
     lines = newest("help")
     rows = [
@@ -167,7 +240,7 @@ def section(title: str, note: str, head: list[str], rows: list[list[str]], lines
 
 
 def main() -> None:
-    parts = [HEAD, embed(), rank(), realign(), start()]
+    parts = [HEAD, embed(), rank(), realign(), sae(), concepts(), start()]
     PAGE.write_text("\n".join(part for part in parts if part))
 
 

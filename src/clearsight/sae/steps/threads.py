@@ -1,9 +1,7 @@
 """A small crew of threads for compiled kernels that release the interpreter's lock.
 
 torch's own thread count is honoured (`torch.set_num_threads`, OMP_NUM_THREADS). numba's parallel loops are
-not
-used: they bring a second OpenMP pool whose waiting threads take cores from torch's, may not follow a fork,
-and double the time to compile.
+not used: they load a second OpenMP library beside torch's, with threads of its own on the same cores.
 """
 
 from __future__ import annotations
