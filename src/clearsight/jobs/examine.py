@@ -173,7 +173,16 @@ def examine(
     if found.missing:
         notes.append(found.missing)
     removal = None
+    if options.form == "paper":
+        notes.append(
+            "The autoencoder has no bias and takes nothing off its input, as the paper's; what removing "
+            "concepts does can depend on this (`--form centred` is the other form)."
+        )
     if found.attribution_C is not None:
+        notes.append(
+            "Attribution is learnt from the task's own pairs: removing its top concepts has seen labels, the "
+            "controls have not."
+        )
         removal = sweep_distractors(subject.cases, sae, found, progress=progress)
     monosemantic_C = _monosemanticity(codes, subject, other)
     if monosemantic_C is None:

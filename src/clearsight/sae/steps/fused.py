@@ -29,35 +29,24 @@ from clearsight.sae.steps.select import (
     select_by_screen,
     select_float,
 )
+from clearsight.sae.steps.shared import CERTAIN, kind_refusal, without_gradients
 from clearsight.sae.steps.sparse_kernels import Floats, Longs
 from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
 
 FIXED_COST = 12.0
 """What a concept's Adam costs, in entries of its gradient: shares out the work among threads."""
-CERTAIN = 1.001
-"""A bound on the gradient's norm is trusted with this much room for rounding."""
 
 
 def refusal(config: TrainConfig, device: torch.device) -> str | None:
     """It does topk with linear scores, on a CPU."""
     if device.type != "cpu":
         return f"it computes on the CPU, not on {device.type}."
-    if config.sae.activation != "topk" or config.sae.score != "linear":
-        return f"it knows topk with linear scores, not {config.sae.activation} with {config.sae.score} ones."
-    if config.resolved_loss.sparsity and config.row_norm == "free":
-        return "it knows no penalty that counts the lengths of free decoder rows."
-    return None
+    return kind_refusal(config)
 
 
 def make(config: TrainConfig, device: torch.device) -> Step:
     """The step; it keeps its working memory from batch to batch."""
-    step = FusedStep(config)
-
-    def run(state: TrainState, rows_BD: Tensor) -> StepStats:
-        with torch.no_grad():
-            return step(state, rows_BD.contiguous())
-
-    return run
+    return without_gradients(FusedStep(config))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ from clearsight.sae.config import TrainConfig
 from clearsight.sae.scores import Weights
 from clearsight.sae.state import TrainState
 from clearsight.sae.steps import Step, StepStats
-
-CERTAIN = 1.001
-"""A bound on the gradient's norm is trusted with this much room for rounding."""
+from clearsight.sae.steps.shared import CERTAIN, kind_refusal, without_gradients
 
 
 def refusal(config: TrainConfig, device: torch.device) -> str | None:
@@ -31,21 +29,11 @@ def refusal(config: TrainConfig, device: torch.device) -> str | None:
         return f"it computes on CUDA, not on {device.type}."
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed."
-    if config.sae.activation != "topk" or config.sae.score != "linear":
-        return f"it knows topk with linear scores, not {config.sae.activation} with {config.sae.score} ones."
-    if config.resolved_loss.sparsity and config.row_norm == "free":
-        return "it knows no penalty that counts the lengths of free decoder rows."
-    return None
+    return kind_refusal(config)
 
 
 def make(config: TrainConfig, device: torch.device) -> Step:
-    step = TritonStep(config)
-
-    def run(state: TrainState, rows_BD: Tensor) -> StepStats:
-        with torch.no_grad():
-            return step(state, rows_BD.contiguous())
-
-    return run
+    return without_gradients(TritonStep(config))
 
 
 @dataclass(frozen=True)
