@@ -23,7 +23,8 @@ def command(config_type: type[C], run: Callable[[C, bool], int]) -> Callable[...
     Args:
         run: called with the config and whether `--json` was given; returns the exit code.
     """
-    parameters = [_parameter(config_type, f) for f in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    hints = typing.get_type_hints(config_type, include_extras=True)
+    parameters = [_parameter(hints[f.name], f) for f in dataclasses.fields(config_type)]  # type: ignore[arg-type]
     as_json = Annotated[
         bool, Parameter(name="--json", help="print the result as JSON on stdout", negative="")
     ]
@@ -40,13 +41,13 @@ def command(config_type: type[C], run: Callable[[C, bool], int]) -> Callable[...
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
-    call.__doc__ = config_type.__doc__
+    paragraphs = inspect.cleandoc(config_type.__doc__ or "").split("\n\n")
+    call.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     call.__name__ = config_type.__name__
     return call
 
 
-def _parameter(config_type: type[Any], field: dataclasses.Field[Any]) -> inspect.Parameter:
-    hint = typing.get_type_hints(config_type, include_extras=True)[field.name]
+def _parameter(hint: Any, field: dataclasses.Field[Any]) -> inspect.Parameter:
     kind, sentence = hint.__origin__, hint.__metadata__[0]
     positional = field.metadata.get("positional", False)
     return inspect.Parameter(
