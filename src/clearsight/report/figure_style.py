@@ -109,12 +109,13 @@ def draw_panel(axes: Any, panel: Panel, *, colours: Sequence[str] = LINES, title
     x = np.asarray(curve.x, dtype=np.float64)
     for place, (name, values) in enumerate(curve.y.items()):
         look = line_look(place, colours) | ({"marker": ""} if panel.x_ticks else {})
-        axes.plot(x, np.asarray(values), label=one_line(name), **look)
+        at = x
         if name in panel.low:
             low, high = np.asarray(panel.low[name]), np.asarray(panel.high[name])
             step = 1 + 0.012 * (place - (count - 1) / 2)  # aside, so that whiskers do not cover each other
-            aside = x * step if curve.log_x else x + (step - 1) * np.ptp(x)
-            axes.vlines(aside, low, high, color=look["color"], linewidth=0.7)
+            at = x * step if curve.log_x else x + (step - 1) * np.ptp(x)
+            axes.vlines(at, low, high, color=look["color"], linewidth=0.7)
+        axes.plot(at, np.asarray(values), label=one_line(name), **look)
     for place, (name, level) in enumerate(panel.levels.items()):
         axes.axhline(level.value, color=GREY, linewidth=0.9, linestyle=DASHES[(2, 3, 1)[place % 3]],
                      label=one_line(name))  # fmt: skip
