@@ -215,3 +215,13 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_atomic(tmp_path / "x", b"")
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_interrupted_run_is_begun_again_without_asking(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "run", "x", {}):
+        raise KeyboardInterrupt
+    with Run.create(tmp_path / "run", "x", {}):
+        pass
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "complete"
+    with pytest.raises(UsageError, match="already lies"):
+        Run.create(tmp_path / "run", "x", {})

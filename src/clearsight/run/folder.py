@@ -247,7 +247,8 @@ def _clear(folder: Path, overwrite: bool) -> None:
             where=str(folder),
             do="Choose a new or empty folder.",
         )
-    if not overwrite:
+    # The same command begins an interrupted run again: its work lies in caches, its folder is half a run.
+    if not overwrite and manifest.get("status") != "interrupted":
         raise UsageError(
             f"A run already lies in '{folder}' ({manifest.get('status')}, {manifest.get('started')}).",
             where=str(folder),
