@@ -60,6 +60,7 @@ class Task:
     """A retrieval task: every benchmark of the field is one of these.
 
     Attributes:
+        queries, candidates: a tuple, or `data.ItemTable` where there are millions.
         relevance: query id -> candidate id -> grade.
         pools: query id -> the only candidate ids it ranks (absent: all).
         excluded: query id -> candidate ids left out for it (CIRR's reference image).
@@ -71,8 +72,8 @@ class Task:
     """
 
     name: str
-    queries: tuple[Item, ...]
-    candidates: tuple[Item, ...]
+    queries: Sequence[Item]
+    candidates: Sequence[Item]
     relevance: Relevance
     pools: Mapping[str, Sequence[str]] = field(default_factory=dict)
     excluded: Mapping[str, Sequence[str]] = field(default_factory=dict)

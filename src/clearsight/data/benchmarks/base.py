@@ -1,0 +1,95 @@
+"""What a benchmark is to this house: a row of facts and a function from a folder to tasks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsight.errors import DataError
+from clearsight.registry import Registry
+from clearsight.types import Task
+
+if TYPE_CHECKING:
+    from clearsight.data.sources import TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark: every one of its sets is a task `<name>/<set>`.
+
+    Attributes:
+        name: the first part of its tasks' names, such as "mbeir".
+        title: as papers write it.
+        sets: names of its tasks, the second part, such as "cirr_task7" or "i2t".
+        load: (set, options) -> the task; reads only what the set needs.
+        looks: whether a folder has this benchmark's layout (cheap: names of files, at most a header).
+        found: (folder) -> the sets whose files are there.
+        layout: one sentence: which files lie where.
+        source: where to get it: a hub dataset id or a URL.
+        licence: as its owners state it, "unknown" where they do not.
+        size: download size in words, such as "41 GB with images".
+        measures: the measures it reports, the headline first (a set may report another; its task says).
+        groups: name of an average -> its sets ("classification", "in-domain" ...), for means over sets.
+        citation: the paper, short.
+    """
+
+    name: str
+    title: str
+    sets: tuple[str, ...]
+    load: Callable[[str, TaskOptions], Task]
+    looks: Callable[[Path], bool]
+    found: Callable[[Path], tuple[str, ...]]
+    layout: str
+    source: str
+    licence: str
+    size: str
+    measures: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    citation: str = ""
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
+
+
+def looks_like(folder: Path) -> str | None:
+    """The name of the benchmark whose layout the folder has; None for none of those known."""
+    return next((name for name in BENCHMARKS if BENCHMARKS.get(name).looks(folder)), None)
+
+
+def not_this(name: str, folder: Path, missing: str) -> DataError:
+    """The error for a folder that lacks what benchmark `name` needs; says what the folder looks like."""
+    other = looks_like(folder)
+    seen = (
+        f" The folder looks like {BENCHMARKS.get(other).title} ('{other}')."
+        if other not in (None, name)
+        else ""
+    )
+    return DataError(
+        f"{BENCHMARKS.get(name).title} needs {missing}, which is not there.{seen}",
+        where=str(folder),
+        do=f"Layout: {BENCHMARKS.get(name).layout}",
+    )
+
+
+def need_columns(found: Iterable[str], wanted: Iterable[str], where: str) -> None:
+    """Check that a table has its columns.
+
+    Raises:
+        DataError: names every missing column with the nearest one that is there.
+    """
+    there = list(found)
+    missing = [name for name in wanted if name not in there]
+    if not missing:
+        return
+    near = {name: difflib.get_close_matches(name, there, n=1) for name in missing}
+    hints = ", ".join(
+        f"'{name}'" + (f" (nearest: '{close[0]}')" if close else "") for name, close in near.items()
+    )
+    raise DataError(
+        f"The table lacks the columns {hints}; it has {', '.join(there)}.",
+        where=where,
+        do="Give the benchmark's own file, or rename the columns.",
+    )
