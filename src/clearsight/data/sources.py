@@ -114,11 +114,20 @@ def _find(spec: str | os.PathLike[str]) -> TaskSource:
             raise DataError("The task's file or folder does not exist.", where=name, do="Correct the path.")
         return partial(_own, path)
     try:
-        return TASK_SOURCES.get(name)
+        return _by_alias(name) or TASK_SOURCES.get(name)
     except UsageError as fault:
         raise UsageError(
             f"'{name}' is neither a task nor a file or folder.", do=(fault.do or "") + " Or give a path."
         ) from fault
+
+
+def _by_alias(name: str) -> TaskSource | None:
+    first, _, second = name.partition("/")
+    if first not in BENCHMARKS.names():
+        return None
+    benchmark = BENCHMARKS.get(first)
+    known = None if second in benchmark.sets else benchmark.known_as(second)
+    return None if known is None else partial(benchmark.load, known)
 
 
 def _own(path: Path, options: TaskOptions) -> Task:

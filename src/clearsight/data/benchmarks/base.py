@@ -32,6 +32,8 @@ class Benchmark:
         licence: as its owners state it, "unknown" where they do not.
         size: download size in words, such as "41 GB with images".
         measures: the measures it reports, the headline first (a set may report another; its task says).
+        known_as: (a name users know a set by) -> a name that `load` takes, None where there is none; for
+            aliases, and for variants too many to list in `sets`.
         groups: name of an average -> its sets ("classification", "in-domain" ...), for means over sets.
         citation: the paper, short.
     """
@@ -49,6 +51,7 @@ class Benchmark:
     measures: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     citation: str = ""
+    known_as: Callable[[str], str | None] = lambda _: None
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
