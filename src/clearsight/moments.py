@@ -157,11 +157,13 @@ class Moments:
         share_N = np.full(len(rows_ND), 1 / len(rows_ND)) if root_N is None else root_N**2 / (root_N @ root_N)
         own = overwrite and rows_ND.dtype == np.float64 and rows_ND.flags.c_contiguous
         centred_ND = rows_ND if own else np.array(rows_ND, dtype=np.float64, order="C")
-        mean_D = share_N @ centred_ND
+        mean_D = _weighted_sum(share_N, centred_ND)
         if not np.isfinite(mean_D).all():
             raise DataError("A row holds NaN or infinity.", do="Drop such rows before taking moments.")
         centred_ND -= mean_D
-        rounding_D = share_N @ centred_ND  # what the first mean lost, felt where it dwarfs the spread
+        rounding_D = _weighted_sum(
+            share_N, centred_ND
+        )  # what the first mean lost, felt where it dwarfs the spread
         centred_ND -= rounding_D
         square_N = np.einsum("nd,nd->n", centred_ND, centred_ND)
         if root_N is not None:
@@ -173,9 +175,9 @@ class Moments:
             count,
             mean_D + rounding_D,
             trace,
-            square_N @ centred_ND,
+            _weighted_sum(square_N, centred_ND),
             float(square_N @ square_N),
-            lambda shift_D: (centred_ND @ shift_D) @ centred_ND,
+            lambda shift_D: _weighted_sum(np.einsum("nd,d->n", centred_ND, shift_D), centred_ND),
         )
         self._scatter_DD = dsyrk(1.0, centred_ND.T, beta=1.0, c=self._scatter_DD, lower=1, overwrite_c=1)
 
@@ -275,6 +277,14 @@ def _about(
     moved_D = third_D - 2 * scatter_shift_D - (trace + count * square) * shift_D
     moved = 4 * shift_D @ scatter_shift_D + count * square**2 - 4 * shift_D @ third_D + 2 * square * trace
     return moved_D, fourth + float(moved)
+
+
+def _weighted_sum(weights_N: Vector, rows_ND: NDArray[np.float64]) -> Vector:
+    """sum_n w_n x_n, without numpy's BLAS: the products here are scipy's, which brings a BLAS and threads of
+    its own; the threads of one wait busily while the other works (measured: a third of the time of a fit).
+    """
+    total_D: Vector = np.einsum("n,nd->d", weights_N, rows_ND)
+    return total_D
 
 
 def _symmetric_times(lower_DD: NDArray[np.float64], vector_D: Vector) -> Vector:

@@ -50,7 +50,12 @@ def float64_blocks(rows_ND: Rows, *, normalize: bool) -> Iterator[Rows]:
 class Linear(Protocol):
     """A linear map of rows, D to E wide."""
 
-    def __call__(self, rows_ND: Rows) -> Rows: ...
+    @property
+    def width(self) -> int:
+        """E."""
+        ...
+
+    def __call__(self, rows_ND: Rows, out: Rows | None = None) -> Rows: ...
 
     @property
     def dense_DE(self) -> Matrix: ...
@@ -63,12 +68,17 @@ class Dense:
     matrix_DE: Matrix
     _single: dict[str, Rows] = field(default_factory=dict, repr=False)
 
-    def __call__(self, rows_ND: Rows) -> Rows:
-        if rows_ND.dtype != np.float32:
-            return rows_ND @ self.matrix_DE
-        if "float32" not in self._single:  # a single query must not pay for the conversion of the matrix
-            self._single["float32"] = self.matrix_DE.astype(np.float32)
-        return rows_ND @ self._single["float32"]
+    @property
+    def width(self) -> int:
+        return int(self.matrix_DE.shape[1])
+
+    def __call__(self, rows_ND: Rows, out: Rows | None = None) -> Rows:
+        matrix_DE = self.matrix_DE
+        if rows_ND.dtype == np.float32:
+            if "float32" not in self._single:  # a single query must not pay for the conversion of the matrix
+                self._single["float32"] = matrix_DE.astype(np.float32)
+            matrix_DE = self._single["float32"]
+        return np.matmul(rows_ND, matrix_DE, out=out)
 
     @property
     def dense_DE(self) -> Matrix:
@@ -96,19 +106,28 @@ class Directional:
         """The projection onto what is orthogonal to the columns of an orthonormal basis."""
         return cls(basis_DR, np.zeros(basis_DR.shape[1]), 1.0)
 
-    def __call__(self, rows_ND: Rows) -> Rows:
+    @property
+    def width(self) -> int:
+        return len(self.basis_DR)
+
+    def __call__(self, rows_ND: Rows, out: Rows | None = None) -> Rows:
         if not len(self.gain_R):
-            return np.multiply(rows_ND, self.rest, dtype=rows_ND.dtype)
+            return np.multiply(rows_ND, self.rest, dtype=rows_ND.dtype, out=out)
         basis_DR = self.basis_DR.astype(rows_ND.dtype, copy=False)
         along_NR = rows_ND @ basis_DR
         along_NR *= (self.gain_R - self.rest).astype(rows_ND.dtype, copy=False)
-        out_ND: Rows = along_NR @ basis_DR.T
+        out_ND: Rows = np.matmul(along_NR, basis_DR.T, out=out)
         out_ND += np.multiply(rows_ND, self.rest, dtype=rows_ND.dtype)
         return out_ND
 
     @cached_property
     def dense_DE(self) -> Matrix:
-        dense_DD: Matrix = (self.basis_DR * (self.gain_R - self.rest)) @ self.basis_DR.T
+        change_R = self.gain_R - self.rest
+        if (change_R <= 0).all() or (change_R >= 0).all():  # a product with its own transpose: half the work
+            root_DR = self.basis_DR * np.sqrt(np.abs(change_R))
+            dense_DD: Matrix = np.sign(change_R.sum()) * (root_DR @ root_DR.T)
+        else:
+            dense_DD = (self.basis_DR * change_R) @ self.basis_DR.T
         dense_DD[np.diag_indices_from(dense_DD)] += self.rest
         return dense_DD
 
@@ -153,17 +172,12 @@ class RowMap:
         component would lose their digits in float32.
         """
         mean_D = self.mean_D.astype(rows_ND.dtype)
-        out_NE: Rows | None = None
+        out_NE: Rows = np.empty((len(rows_ND), self.linear.width), dtype=rows_ND.dtype)
         for block in row_blocks(*rows_ND.shape):
             part_BD = unit_rows(rows_ND[block]) if self.normalize else rows_ND[block].copy()
             part_BD -= mean_D
-            part_BE = self.linear(part_BD)
-            if len(part_BE) == len(rows_ND):
-                return part_BE
-            if out_NE is None:
-                out_NE = np.empty((len(rows_ND), part_BE.shape[1]), dtype=rows_ND.dtype)
-            out_NE[block] = part_BE
-        return np.empty_like(rows_ND) if out_NE is None else out_NE
+            self.linear(part_BD, out=out_NE[block])
+        return out_NE
 
     @property
     def affine(self) -> Affine:
