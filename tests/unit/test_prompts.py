@@ -13,7 +13,25 @@ from clearsight.errors import DataError, UsageError
 from clearsight.models.prompts import Part, Span, Turn, explain, get_template, prompt_names, render
 from clearsight.types import MODALITIES, ROLES, Item, Modality, Role
 
-BUILT_IN = ["caption", "caption_detailed", "freeret", "hierarchical", "one_word", "plain"]
+TABLE_IV = ("no_prompt", "system_q", "system_d", "system_qd", "system_qd_rein_qd", "system_qd_rein_d")
+CONTROLLED = (
+    "controlled",
+    "controlled_d_wordy",
+    "controlled_d",
+    "controlled_qd",
+    "controlled_system",
+    "controlled_system_d_wordy",
+    "controlled_system_d",
+    "controlled_system_q",
+    "controlled_system_qd_wordy",
+    "controlled_system_qd",
+)
+HIERARCHICAL = ("hierarchical", "hierarchical_captions", "hierarchical_wordy", *TABLE_IV, *CONTROLLED)
+BUILT_IN = sorted(("caption", "caption_detailed", "freeret", "one_word", "plain", "vladva", *HIERARCHICAL))
+SYSTEM = (
+    "Given an image, summarize the provided image in one word. "
+    "Given only text, describe the text in one word."
+)
 
 
 def item(modality: Modality, instruction: str | None = None) -> Item:
@@ -55,20 +73,81 @@ def test_one_word_has_the_wordings_of_the_release(
     assert user("one_word", modality, role, counterpart) == wording
 
 
-def test_hierarchical_represents_queries_only() -> None:
-    template = get_template("hierarchical")
+def whole(prompt: str, modality: Modality, role: Role) -> tuple[str, str]:
+    """The system turn ("" without one) and the user turn of an item that has an instruction."""
+    *system, turn = render(get_template(prompt), item(modality, "Find it."), role)
+    return (words(system[0]) if system else "", words(turn))
+
+
+def expected(
+    modality: Modality, role: Role, *, system: str, represent: str, wordy: str = "", detach: bool = False
+) -> tuple[str, str]:
+    """What the paper's section III-B says of a prompt, spelt out once more."""
+    side = {"query": "Q", "candidate": "D"}[role]
+    content = {"text": "the words", "image": "<>", "image+text": "<>the words"}[modality]
+    lead = "" if side == "D" and detach else "Find it.\n"
+    user = f"<>{lead}{content.removeprefix('<>')}" if "image" in modality else f"{lead}{content}"
+    if side in represent:
+        user += "\nRepresent the given text/image" if "image" in modality else "\nRepresent the given text"
+        user += "." if side in wordy else " in one word."
+    return (SYSTEM if side in system else "", user)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        ("hierarchical", {"system": "QD", "represent": "Q"}),
+        ("no_prompt", {"system": "", "represent": ""}),
+        ("system_q", {"system": "Q", "represent": ""}),
+        ("system_d", {"system": "D", "represent": ""}),
+        ("system_qd", {"system": "QD", "represent": ""}),
+        ("system_qd_rein_qd", {"system": "QD", "represent": "QD"}),
+        ("system_qd_rein_d", {"system": "QD", "represent": "D"}),
+        ("hierarchical_wordy", {"system": "QD", "represent": "Q", "wordy": "Q"}),
+        ("controlled", {"system": "", "represent": "", "detach": True}),
+        ("controlled_d_wordy", {"system": "", "represent": "D", "wordy": "D", "detach": True}),
+        ("controlled_d", {"system": "", "represent": "D", "detach": True}),
+        ("controlled_qd", {"system": "", "represent": "QD", "detach": True}),
+        ("controlled_system", {"system": "QD", "represent": "", "detach": True}),
+        ("controlled_system_d_wordy", {"system": "QD", "represent": "D", "wordy": "D", "detach": True}),
+        ("controlled_system_d", {"system": "QD", "represent": "D", "detach": True}),
+        ("controlled_system_q", {"system": "QD", "represent": "Q", "detach": True}),
+        ("controlled_system_qd_wordy", {"system": "QD", "represent": "QD", "wordy": "D", "detach": True}),
+        ("controlled_system_qd", {"system": "QD", "represent": "QD", "detach": True}),
+    ],
+)
+def test_the_hierarchical_prompt_and_its_ablations(prompt: str, what: dict[str, Any]) -> None:
     for role, modality in product(ROLES, MODALITIES):
-        system, turn = render(template, item(modality, "Find it."), role)
-        assert system.role == "system"
-        assert words(system).startswith(
-            "Given an image, summarize the provided image in one word. Given only text"
+        assert whole(prompt, modality, role) == expected(modality, role, **what)
+    assert get_template(prompt).generation_prompt is True
+
+
+def test_captions_are_worded_as_queries_on_either_side() -> None:
+    for role in ROLES:
+        assert whole("hierarchical_captions", "text", role) == (
+            SYSTEM,
+            "Find me an image that matches the given caption: the words\n"
+            "Represent the given text in one word.",
         )
-        asked = "Represent the given" in words(turn)
-        assert asked == (role == "query")
-        assert ("text/image" in words(turn)) == (asked and "image" in modality)
-        assert ("Find it.\n" in words(turn)) == asked
-    assert template.generation_prompt is True
-    assert user("hierarchical", "text", "query") == "the words\nRepresent the given text in one word."
+        assert whole("hierarchical_captions", "image", role) == (SYSTEM, "<>")
+
+
+def test_vladva_has_no_system_prompt_and_words_both_sides_alike() -> None:
+    for modality in MODALITIES:
+        query, candidate = (whole("vladva", modality, role) for role in ROLES)
+        assert query == candidate
+        assert query[0] == ""
+        assert query[1].endswith("in one word: ")
+
+
+def test_a_form_of_a_template() -> None:
+    plain = get_template("hierarchical")
+    released = get_template("hierarchical@vlm2vec")
+    assert (plain.form, released.form) == ("chat", "vlm2vec")
+    assert released.rule == plain.rule
+    assert released.name == "hierarchical@vlm2vec"
+    with pytest.raises(UsageError, match="hierarchical@vlm3vec"):
+        get_template("hierarchical@vlm3vec")
 
 
 def test_plain_is_the_content() -> None:
@@ -83,7 +162,7 @@ def test_own_words_are_marked_and_every_item_is_worded(name: str) -> None:
     for role, modality, counterpart in product(ROLES, MODALITIES, (None, *MODALITIES)):
         turns = render(template, item(modality), role, counterpart=counterpart)
         own = [s.text for t in turns for p in t.parts for s in p.spans if s.own]
-        assert own == (["the words"] if "text" in modality else [])
+        assert own == (["the words"] if "text" in modality else []), name
         assert sum(p.kind == "image" for t in turns for p in t.parts) == ("image" in modality)
         assert turns[-1].role == "user"
 
@@ -130,6 +209,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("[[rule]]\ninstruction = 'x'", "Write {instruction} once"),
         ("generation_prompt = 'yes'\n[[rule]]", "generation_prompt"),
         ("order = ['image']\n[[rule]]", "order"),
+        ("form = 'vlm'\n[[rule]]", "chat, vlm2vec"),
         ("[[rule]", "not TOML"),
     ],
 )

@@ -262,7 +262,7 @@ class _Heads:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         header = encoder.generation_prompt(poolings.get(encoder.pooling))
-        self._wording = Wording(encoder.loaded, generation_prompt=header)
+        self._wording = Wording(encoder.loaded, generation_prompt=header, form=encoder.template.form)
         self._known: dict[tuple[Turn, ...], NDArray[np.int64]] = {}
 
     def types(

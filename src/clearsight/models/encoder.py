@@ -171,7 +171,8 @@ class Encoder:
     def origin(self, pooling: str | None = None, *, counterpart: Modality | None = None) -> dict[str, Any]:
         """Everything that changes a vector, the item and its role apart; JSON values."""
         chosen = self._pooling(pooling or self.pooling)
-        words = json.dumps([asdict(rule) for rule in self.template.rule] + [self.template.order])
+        form = [] if self.template.form == "chat" else [self.template.form]
+        words = json.dumps([asdict(rule) for rule in self.template.rule] + [self.template.order, *form])
         return {
             "model": self.loaded.name,
             "revision": self.loaded.revision,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from clearsight.models.wording import Layout, paligemma_layout
+from clearsight.models.wording import Layout, Release, paligemma_layout, vlm2vec_llava, vlm2vec_qwen
 from clearsight.registry import Registry
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Family:
         layout: the text of a model that has no chat template, where it is not the parts in their order.
         processor: name of the transformers class that stands in for the folder's, where that one cannot be
             used.
+        vlm2vec: how the releases that grew out of VLM2Vec word turns for this family; None: they have none.
         pad_to_context: texts are padded to the full context (contrastive models trained so).
     """
 
@@ -48,6 +49,7 @@ class Family:
     positions: Positions | None = None
     layout: Layout | None = None
     processor: str | None = None
+    vlm2vec: Release | None = None
     pad_to_context: bool = False
 
 
@@ -84,14 +86,14 @@ GENERIC = Family("generic")
 
 families: Registry[Family] = Registry("family")
 for _row in (
-    Family("qwen2-vl", ("qwen2_vl",), prefix_reuse=True, positions=mrope_positions),
-    Family("qwen2.5-vl", ("qwen2_5_vl",), prefix_reuse=True, positions=mrope_positions),
+    Family("qwen2-vl", ("qwen2_vl",), prefix_reuse=True, positions=mrope_positions, vlm2vec=vlm2vec_qwen),
+    Family("qwen2.5-vl", ("qwen2_5_vl",), prefix_reuse=True, positions=mrope_positions, vlm2vec=vlm2vec_qwen),
     Family("qwen3-vl", ("qwen3_vl",), prefix_reuse=True, positions=mrope_positions),
     # Its prefix attends both ways.
     Family("paligemma", ("paligemma",), layout=paligemma_layout),
     Family("chameleon", ("chameleon",), prefix_reuse=True),
     Family("llava", ("llava",), prefix_reuse=True),
-    Family("llava-next", ("llava_next",), prefix_reuse=True),
+    Family("llava-next", ("llava_next",), prefix_reuse=True, vlm2vec=vlm2vec_llava),
     # Its own processor wants num2words and a video processor; Idefics3's gives the same tensors.
     Family("smolvlm", ("smolvlm",), processor="Idefics3Processor"),
     Family("clip", ("clip",), kind="contrastive"),

@@ -35,12 +35,14 @@ class Prepared:
         kinds_L: PROMPT, TEXT or IMAGE for each token.
         pixels: the image processor's outputs for this item; empty without an image.
         cut: how many tokens of the item's own text were cut to fit (0: none).
+        running: positions count tokens one by one, images included (the form `vlm2vec`).
     """
 
     ids_L: NDArray[np.int64]
     kinds_L: NDArray[np.uint8]
     pixels: Mapping[str, Tensor]
     cut: int = 0
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,8 @@ class Preparer:
         image_size: int | None = None,
     ) -> None:
         self._loaded, self._template, self._image_size = loaded, template, image_size
-        self._wording = Wording(loaded, generation_prompt=generation_prompt)
+        self._wording = Wording(loaded, generation_prompt=generation_prompt, form=template.form)
+        self._running = template.form == "vlm2vec"
         self._max_tokens = min(max_tokens or loaded.context, loaded.context)
 
     def __call__(
@@ -136,7 +139,7 @@ class Preparer:
     ) -> Prepared:
         excess = len(ids_L) - self._max_tokens
         if excess <= 0:
-            return Prepared(ids_L, kinds_L, pixels)
+            return Prepared(ids_L, kinds_L, pixels, running=self._running)
         own = np.flatnonzero(kinds_L == TEXT)
         if excess >= len(own):
             raise ItemError(
@@ -145,7 +148,7 @@ class Preparer:
                 do="Give a smaller image_size, or more max_tokens where the model's context allows it.",
             )
         keep = np.delete(np.arange(len(ids_L)), own[len(own) - excess :])
-        return Prepared(ids_L[keep], kinds_L[keep], pixels, cut=excess)
+        return Prepared(ids_L[keep], kinds_L[keep], pixels, cut=excess, running=self._running)
 
 
 def collate(prepared: Sequence[Prepared], loaded: LoadedModel, *, skip: int = 0) -> Batch:
@@ -168,7 +171,8 @@ def collate(prepared: Sequence[Prepared], loaded: LoadedModel, *, skip: int = 0)
         inputs = {"input_ids": ids_BS[:, skip:], "attention_mask": mask_BS, **pixels}
         if loaded.family.positions is not None:
             image_BS = (ids_BS == loaded.images.token_id) & (mask_BS == 1)
-            positions = loaded.family.positions(loaded.base, ids_BS, mask_BS, image_BS, pixels)
+            located = {} if any(one.running for one in prepared) else pixels
+            positions = loaded.family.positions(loaded.base, ids_BS, mask_BS, image_BS, located)
             inputs["position_ids"] = positions[..., skip:]
         else:
             for name, marked in loaded.images.token_types.items():

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clearsight.errors import DataError, UsageError
+from clearsight.models.hierarchy import expand
 from clearsight.registry import Registry
 from clearsight.types import MODALITIES, ROLES, Item, Modality, Role
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 Content: TypeAlias = Literal["image", "text"]
 GenerationPrompt: TypeAlias = "bool | Literal['auto']"
+Form: TypeAlias = Literal["chat", "vlm2vec"]
 
+FORMS: tuple[Form, ...] = ("chat", "vlm2vec")
+"""How turns become text. chat: the model's own chat template. vlm2vec: as the releases that grew out of
+VLM2Vec write it: no default system turn, and a bare image token without its start and end marks, where
+Qwen's M-RoPE falls back to one-dimensional positions."""
 CONTENT: tuple[Content, ...] = ("image", "text")
 
 
@@ -91,6 +97,7 @@ class Template:
             only. It means nothing to a model without a chat template.
         order: order of image and text in the user turn. It changes the vector, hence is explicit.
         source: where the wording comes from.
+        form: a member of `FORMS`.
     """
 
     name: str
@@ -99,11 +106,12 @@ class Template:
     generation_prompt: GenerationPrompt = "auto"
     order: tuple[Content, ...] = CONTENT
     source: str = ""
+    form: Form = "chat"
 
 
 def get_template(name_or_path: str | Path) -> Template:
     """A built-in template by name, or one's own by the path of a TOML file (keys: `Template` without its
-    name).
+    name). `NAME@vlm2vec` is the template in that form (see `FORMS`).
 
     ```toml
     description = "Colours only."
@@ -124,6 +132,10 @@ def get_template(name_or_path: str | Path) -> Template:
         DataError: the file is not TOML, or holds an unknown key or value (the message names the nearest).
     """
     text = str(name_or_path)
+    name, at, form = text.rpartition("@")
+    if isinstance(name_or_path, str) and at and form in FORMS:
+        template = get_template(name)
+        return replace(template, name=f"{template.name}@{form}", form=form)
     if isinstance(name_or_path, str) and not text.endswith(".toml"):
         return _prompts().get(text)
     path = Path(name_or_path)
@@ -183,6 +195,8 @@ def explain(template: Template, loaded: LoadedModel | None = None) -> str:
     if template.source:
         lines.append(f"source: {template.source}")
     lines.append(f"content order: {order}; generation prompt: {str(template.generation_prompt).lower()}")
+    if template.form != "chat":
+        lines.append(f"form: {template.form}")
     for role in ROLES:
         for modality in MODALITIES:
             shown: dict[str, list[str]] = {}
@@ -209,7 +223,9 @@ def _shown(
     if loaded is not None:
         from clearsight.models.wording import Wording
 
-        spans, _ = Wording(loaded, generation_prompt=template.generation_prompt is True)(turns)
+        spans, _ = Wording(loaded, generation_prompt=template.generation_prompt is True, form=template.form)(
+            turns
+        )
         return "".join(span.text for span in spans)
     return "\n".join(
         f"{turn.role}: "
@@ -239,6 +255,7 @@ _PROMPTS: Registry[Template] = Registry("prompt")
 def _prompts() -> Registry[Template]:
     if not _PROMPTS.names():
         table = tomllib.loads(files(__package__).joinpath("prompts.toml").read_text(encoding="utf-8"))
+        table |= expand(table.pop("hierarchy"))
         for name, keys in table.items():
             _PROMPTS.add(name, _template(name, keys, where="prompts.toml"))
     return _PROMPTS
@@ -260,6 +277,9 @@ def _template(name: str, table: Mapping[str, Any], *, where: str) -> Template:
         raise DataError(
             f"generation_prompt is {generation!r}.", where=where, do='Give true, false or "auto".'
         )
+    form = table.get("form", "chat")
+    if form not in FORMS:
+        raise DataError(f"form is {form!r}.", where=where, do=f"There are: {', '.join(FORMS)}.")
     order = tuple(table.get("order", CONTENT))
     if sorted(order) != sorted(CONTENT):
         raise DataError(
@@ -272,6 +292,7 @@ def _template(name: str, table: Mapping[str, Any], *, where: str) -> Template:
         generation_prompt=generation,
         order=order,
         source=_string(table, "source", where),
+        form=form,
     )
 
 

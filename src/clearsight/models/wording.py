@@ -22,14 +22,17 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
-from clearsight.errors import ItemError, ModelError
-from clearsight.models.prompts import Part, Span, Turn
+from clearsight.errors import ItemError, ModelError, UsageError
+from clearsight.models.prompts import Form, Part, Span, Turn
 
 if TYPE_CHECKING:
     from clearsight.models.load import LoadedModel
 
 Layout: TypeAlias = "Callable[[Sequence[Turn], Any, str], tuple[list[Span], bool]]"
 """(turns, tokenizer, image token) -> the text, and whether the tokenizer adds its special tokens to it."""
+
+Release: TypeAlias = "Callable[[Sequence[Turn], str, bool], tuple[list[Span], bool]]"
+"""(turns, image token, whether the assistant's header ends the text) -> as `Layout`."""
 
 # Noncharacters: no text meant for interchange holds them (Unicode, section 23.7).
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -53,20 +56,51 @@ def paligemma_layout(turns: Sequence[Turn], tokenizer: Any, image_token: str) ->
     return [Span(image_token * images + tokenizer.bos_token), *spans, Span("\n")], False
 
 
+def vlm2vec_qwen(turns: Sequence[Turn], image_token: str, header: bool) -> tuple[list[Span], bool]:
+    """ChatML without a default system turn, the image a bare token."""
+    spans: list[Span] = []
+    for turn in turns:
+        spans += [Span(f"<|im_start|>{turn.role}\n"), *_bare(turn, image_token), Span("<|im_end|>\n")]
+    return [*spans, Span("<|im_start|>assistant\n")] if header else spans, True
+
+
+def vlm2vec_llava(turns: Sequence[Turn], image_token: str, header: bool) -> tuple[list[Span], bool]:
+    """Mistral's brackets around both turns; their end is all there is of a header."""
+    spans = [Span("[INST] ")]
+    for turn in turns:
+        spans += [*_bare(turn, image_token), Span("\n" if turn.role == "system" else " [/INST]")]
+    return spans, True
+
+
+def _bare(turn: Turn, image_token: str) -> list[Span]:
+    """The parts of a turn; MMEB writes an image's token on a line of its own."""
+    spans: list[Span] = []
+    for place, part in enumerate(turn.parts):
+        more = place + 1 < len(turn.parts)
+        spans += [Span(image_token + "\n" * more)] if part.kind == "image" else part.spans
+    return spans
+
+
 class Wording:
     """Turns to text: by the model's chat template, or by the layout of its family.
 
     Args:
         generation_prompt: end with the assistant's header (chat templates only).
+        form: see `prompts.FORMS`.
+
+    Raises:
+        UsageError: the model's family has no such form.
     """
 
-    def __init__(self, loaded: LoadedModel, *, generation_prompt: bool) -> None:
+    def __init__(self, loaded: LoadedModel, *, generation_prompt: bool, form: Form = "chat") -> None:
         self._tokenizer = loaded.tokenizer
         self._name = loaded.name
         self._image_token = "" if loaded.images is None else loaded.images.token
         self._layout = loaded.family.layout
         if self._layout is None and (loaded.kind == "contrastive" or not loaded.tokenizer.chat_template):
             self._layout = plain_layout
+        if form == "vlm2vec":
+            self._layout = _released(loaded, generation_prompt)
         self._generation_prompt = generation_prompt
         self._rendered = lru_cache(maxsize=256)(self._render)
 
@@ -108,6 +142,21 @@ class Wording:
                 where=self._name,
                 do="Use another prompt, such as 'plain'.",
             ) from error
+
+
+def _released(loaded: LoadedModel, header: bool) -> Layout:
+    release = loaded.family.vlm2vec
+    if release is None:
+        raise UsageError(
+            f"There is no VLM2Vec release for the family '{loaded.family.name}'.",
+            where=loaded.name,
+            do="Leave '@vlm2vec' out of the prompt's name.",
+        )
+
+    def layout(turns: Sequence[Turn], tokenizer: Any, image_token: str) -> tuple[list[Span], bool]:
+        return release(turns, image_token, header)
+
+    return layout
 
 
 def _content(part: Part) -> dict[str, str]:
