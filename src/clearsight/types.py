@@ -66,6 +66,8 @@ class Task:
         excluded: query id -> candidate ids left out for it (CIRR's reference image).
         groups: query id -> group; queries of a group count only together (SugarCrepe++ TOT).
         measures: names of the measures the benchmark reports, the headline first.
+        candidate_role: how prompts word candidates: as "query" where a benchmark's two sides are both queries
+            (RefCOCO-Matching).
 
     Raises:
         DataError: duplicate ids, or a reference to an id that does not exist.
@@ -79,6 +81,7 @@ class Task:
     excluded: Mapping[str, Sequence[str]] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     measures: tuple[str, ...] = ("hit_rate@1", "hit_rate@5", "hit_rate@10")
+    candidate_role: Role = "candidate"
 
     def __post_init__(self) -> None:
         query_ids = unique_ids((i.id for i in self.queries), what="query")

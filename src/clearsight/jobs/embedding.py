@@ -93,11 +93,11 @@ def embed_task(encoder: Encoder, task: Task, progress: Progress) -> tuple[Embedd
     )
     candidates = encoder.embed(
         task.candidates,
-        "candidate",
+        task.candidate_role,
         counterpart=query_kind,
         progress=Labelled(progress, f"candidates {words}"),
     )
-    return queries, candidates
+    return queries, as_side(candidates, "candidate")
 
 
 def embed_pairs(
