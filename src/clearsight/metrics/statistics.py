@@ -51,17 +51,27 @@ def bootstrap_interval(
             f"confidence is {confidence} and resamples {resamples}.",
             do="Give a confidence between 0 and 1, such as 0.95, and at least one resample.",
         )
-    size = len(values_Q)
-    if size == 0:
+    if len(values_Q) == 0:
         return float("nan"), float("nan")
-    random = np.random.default_rng(seed)
+    return tails(bootstrap_means(values_Q, resamples, np.random.default_rng(seed)), confidence)
+
+
+def bootstrap_means(values_Q: Floats, resamples: int, random: np.random.Generator) -> Floats:
+    """Means (S,) of resamples of at least one value, drawn with replacement."""
+    size = len(values_Q)
     value_U, count_U = np.unique(values_Q, return_counts=True)
+    means_S: Floats
     if len(value_U) * 8 <= size or len(value_U) == 1:
         means_S = random.multinomial(size, count_U / size, size=resamples) @ value_U / size
     else:
         step = max(1, CHUNK // size)
         sizes = [min(step, resamples - done) for done in range(0, resamples, step)]
         means_S = np.concatenate([values_Q[random.integers(size, size=(s, size))].mean(1) for s in sizes])
+    return means_S
+
+
+def tails(means_S: Floats, confidence: float) -> tuple[float, float]:
+    """The percentile interval of resampled means."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(means_S, [tail, 1 - tail])
     return float(low), float(high)
@@ -81,6 +91,18 @@ def paired_test(
     Raises:
         DataError: measures or query counts differ, or no query is judged in both.
     """
+    difference_Q = check_pair(a, b)
+    low, high = bootstrap_interval(difference_Q, confidence=confidence, resamples=resamples, seed=seed)
+    p_value = sign_flip(difference_Q, resamples, np.random.default_rng(seed))
+    return PairedTest(float(difference_Q.mean()), low, high, p_value, len(difference_Q))
+
+
+def check_pair(a: Score, b: Score) -> Floats:
+    """a - b for each query judged in both.
+
+    Raises:
+        DataError: measures or query counts differ, or no query is judged in both.
+    """
     if a.measure != b.measure or len(a.values_Q) != len(b.values_Q):
         raise DataError(
             f"{a.measure} over {len(a.values_Q)} queries cannot be paired with {b.measure} over "
@@ -88,15 +110,14 @@ def paired_test(
             do="Compare one measure over the same queries.",
         )
     difference_Q = a.values_Q - b.values_Q
-    difference_Q = difference_Q[np.isfinite(difference_Q)]
-    if len(difference_Q) == 0:
+    both_Q: Floats = difference_Q[np.isfinite(difference_Q)]
+    if len(both_Q) == 0:
         raise DataError("No query is judged in both rankings.", do="Compare rankings of the same task.")
-    low, high = bootstrap_interval(difference_Q, confidence=confidence, resamples=resamples, seed=seed)
-    p_value = _sign_flip(difference_Q, resamples, np.random.default_rng(seed))
-    return PairedTest(float(difference_Q.mean()), low, high, p_value, len(difference_Q))
+    return both_Q
 
 
-def _sign_flip(difference_Q: Floats, resamples: int, random: np.random.Generator) -> float:
+def sign_flip(difference_Q: Floats, resamples: int, random: np.random.Generator) -> float:
+    """p of |sum| under random signs of the differences (see `paired_test`)."""
     size_Q = np.abs(difference_Q[difference_Q != 0])
     queries = len(size_Q)
     exact = 2.0**queries <= resamples if queries < 64 else False
@@ -115,5 +136,5 @@ def _sign_flip(difference_Q: Floats, resamples: int, random: np.random.Generator
         sums_S = np.concatenate([(2.0 * draw_SQ - 1.0) @ size_Q for draw_SQ in draws])
     observed = abs(difference_Q.sum())
     # Sums equal but for their order of addition count as equal.
-    extreme = int((np.abs(sums_S) >= observed - 1e-12 * max(1.0, size_Q.sum())).sum())
+    extreme = int((np.abs(sums_S) >= observed - 1e-12 * size_Q.sum()).sum())
     return extreme / len(sums_S) if exact else (1 + extreme) / (1 + len(sums_S))
