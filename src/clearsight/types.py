@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import DataError
+from clearsight.names import Names, missing
+from clearsight.names import unique_ids as unique_ids
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,23 +86,21 @@ class Task:
     candidate_role: Role = "candidate"
 
     def __post_init__(self) -> None:
-        query_ids = unique_ids((i.id for i in self.queries), what="query")
-        candidate_ids = unique_ids((i.id for i in self.candidates), what="candidate")
+        query_ids = unique_ids(ids_of(self.queries), what="query")
+        candidate_ids = unique_ids(ids_of(self.candidates), what="candidate")
         for what, table in (
             ("relevance", self.relevance),
             ("pools", self.pools),
             ("excluded", self.excluded),
         ):
-            for query_id, members in table.items():
-                _known(query_id, query_ids, f"{what} names an unknown query")
-                for candidate_id in members:
-                    _known(
-                        candidate_id,
-                        candidate_ids,
-                        f"{what} of query '{query_id}' names an unknown candidate",
-                    )
-        for query_id in self.groups:
-            _known(query_id, query_ids, "groups names an unknown query")
+            _known(table, query_ids, f"{what} names an unknown query")
+            named = dict.fromkeys(name for members in table.values() for name in members)
+            unknown = missing(tuple(named), candidate_ids)
+            if unknown:
+                at = next(query for query, members in table.items() if not unknown.isdisjoint(members))
+                first = next(name for name in table[at] if name in unknown)
+                raise _unknown(f"{what} of query '{at}' names an unknown candidate", first)
+        _known(self.groups, query_ids, "groups names an unknown query")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +187,26 @@ class Embeddings:
         )
 
 
+@runtime_checkable
+class RowSource(Protocol):
+    """Vectors with their names, read as they are asked for: what `Embeddings` is where N x D has no place in
+    memory, and what an `Embeddings` is too.
+
+    `rank`, `fit_repair` and repairs take either. A row has the same bits whatever it is taken with.
+    """
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def origin(self) -> Mapping[str, Any]: ...
+    def __len__(self) -> int: ...
+    def take(self, index: NDArray[Any]) -> Embeddings:
+        """The rows at `index` (positions, each at most once), in that order."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
     """The best K candidates of every query, best first, and where each relevant item stands.
@@ -207,7 +227,7 @@ class Ranking:
     """
 
     query_ids: tuple[str, ...]
-    candidate_ids: tuple[str, ...]
+    candidate_ids: Sequence[str]
     rows_QK: NDArray[np.int64]
     scores_QK: NDArray[np.float32]
     pool_size_Q: NDArray[np.int64]
@@ -247,20 +267,24 @@ class Score:
     chance: float
 
 
-def unique_ids(ids: Any, *, what: str) -> set[str]:
-    """The set of `ids`.
+@runtime_checkable
+class Named(Protocol):
+    """Items whose ids are read without making the items."""
 
-    Raises:
-        DataError: an id appears twice; the message names it.
-    """
-    seen: set[str] = set()
-    for item_id in ids:
-        if item_id in seen:
-            raise DataError(f"The {what} id '{item_id}' appears twice.", do="Ids must be unique.")
-        seen.add(item_id)
-    return seen
+    @property
+    def ids(self) -> Sequence[str]: ...
 
 
-def _known(name: str, known: set[str], what: str) -> None:
-    if name not in known:
-        raise DataError(f"{what}: '{name}'.", do="Correct the id or add the item.")
+def ids_of(items: Sequence[Item]) -> Sequence[str]:
+    """The ids of items, in order."""
+    return items.ids if isinstance(items, Named) else tuple(item.id for item in items)
+
+
+def _known(table: Mapping[str, Any], known: set[str] | Names, what: str) -> None:
+    unknown = missing(tuple(table), known)
+    if unknown:
+        raise _unknown(what, next(name for name in table if name in unknown))
+
+
+def _unknown(what: str, name: str) -> DataError:
+    return DataError(f"{what}: '{name}'.", do="Correct the id or add the item.")
