@@ -111,18 +111,42 @@ def judge(
 
 def record(run: Run, outcomes: Iterable[Outcome]) -> None:
     """Write every outcome into the run: scores by query, table, TREC rankings, relevance, repairs."""
-    from clearsight.repair import save_repair
     from clearsight.report import rows_to_json
 
     outcomes = list(outcomes)
     run.write_scores({outcome.name: outcome.scores for outcome in outcomes})
     run.write_json("table.json", rows_to_json([outcome.row() for outcome in outcomes]))
+    write_outcomes(run, outcomes)
+
+
+def write_outcomes(run: Run, outcomes: Sequence[Outcome]) -> None:
+    """TREC rankings, relevance and repairs of outcomes."""
+    from clearsight.repair import save_repair
+
     for task in {outcome.task.name: outcome.task for outcome in outcomes}.values():
         run.write_qrels(f"qrels/{_slug(task.name)}.trec", task.relevance)
     for outcome in outcomes:
         run.write_ranking(f"rankings/{outcome.name}.trec", outcome.ranking)
         if outcome.repaired.fitted is not None:
             save_repair(run.path(f"repairs/{outcome.name}.safetensors"), outcome.repaired.fitted)
+
+
+TIES_WORTH_A_WORD = 0.01
+
+
+def tie_warnings(rows: Iterable[ResultRow]) -> tuple[str, ...]:
+    """A sentence on every row whose right answers tie with others: what a careless evaluator would report."""
+    said = []
+    for row in rows:
+        measure, score = next(iter(row.scores.items()))
+        if score.tie_rate >= TIES_WORTH_A_WORD:
+            said.append(
+                f"{row.task}, {row.embedding}, {row.repair}: the right answer ties with others in "
+                f"{score.tie_rate:.0%} of the queries. {measure} {score.mean:.1%} is its expected value; an "
+                f"evaluator that lists the right answer first would report {score.optimistic:.1%}, a strict "
+                f"one {score.pessimistic:.1%}."
+            )
+    return tuple(said)
 
 
 def examples(before: Outcome, after: Outcome, count: int) -> tuple[Example, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from clearsight.errors import UsageError
+from clearsight.errors import DataError, UsageError
 from clearsight.jobs.ui import Labelled
 from clearsight.types import Embeddings, Item, Modality, Role, Task
 
@@ -77,6 +78,27 @@ def self_caption(
     # A caption without a word can't be embedded as a text, and says nothing that could align anything.
     written = [(images[place], text) for place, text in sorted(texts.items()) if text]
     return Captioned(tuple(i for i, _ in written), tuple(t for _, t in written), tuple(skipped.items()))
+
+
+MISSING_NAMED = 3
+
+
+def check_images(task: Task) -> None:
+    """Before any work: are the image files there?
+
+    Raises:
+        DataError: some are not; says how many of how many on each side, and names the first.
+    """
+    for side, items in (("query", task.queries), ("candidate", task.candidates)):
+        paths = [item.image for item in items if isinstance(item.image, str | os.PathLike)]
+        lost = [path for path in paths if "://" not in str(path) and not os.path.exists(path)]
+        if lost:
+            raise DataError(
+                f"{len(lost):,} of {len(paths):,} {side} images are missing.",
+                where=", ".join(map(str, lost[:MISSING_NAMED])),
+                do="Unpack the benchmark's images there, or leave these items out with --on-error skip: they "
+                "are counted and named.",
+            )
 
 
 def side_modality(items: Sequence[Item]) -> Modality:

@@ -1,34 +1,47 @@
-"""`clearsight evaluate`: a model on a task, before and after repair, with honest statistics."""
+"""`clearsight evaluate`: a model on tasks, before and after repair, with honest statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from clearsight.errors import UsageError
 from clearsight.jobs.ui import Quiet, Ui
 
 if TYPE_CHECKING:
-    from clearsight.jobs.compare import Outcome
     from clearsight.jobs.recipes import Sides
-    from clearsight.types import Task
+    from clearsight.models.encoder import Encoder
+    from clearsight.report.data import Curve, Example, GeometryRow, ResultRow
+    from clearsight.run import Run
+    from clearsight.types import Score, Task
+
+TASKS_SHOWN = 3
+QUERIES_SHOWN = 6
+"""Examples on the page: so many tasks, so many queries each."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a model on a retrieval task before and after repair.
+    """Score a model on retrieval tasks before and after repair.
 
     Give a MODEL and a --task, or --vectors: a folder with vectors one already has (queries.*, candidates.*,
     relevance.*, and for self-alignment pair_images.*, pair_captions.*), which needs no model.
+
+    A benchmark's name as --task stands for every set of it that is in --data, and its averages follow;
+    `clearsight tasks` lists what there is.
     """
 
     model: Annotated[str | None, "a model folder, a hub id, or `tiny` / `tiny-contrastive`"] = field(
         default=None, metadata={"positional": True}
     )
-    task: Annotated[str | None, "a task source such as world/i2t or coco/i2t, or a folder with a task"] = None
-    data: Annotated[Path | None, "folder that holds the task source's files"] = None
+    task: Annotated[
+        tuple[str, ...], "tasks such as world/i2t or mbeir/cirr_task7, benchmarks such as mmeb, or a folder"
+    ] = ()
+    data: Annotated[Path | None, "folder that holds the benchmark's files, or hub:NAME of a data set"] = None
+    n: Annotated[int | None, "at most so many of what a task counts: queries, images, scenes"] = None
+    seed: Annotated[int, "seed of what a task draws: scenes, one of several instructions"] = 0
     vectors: Annotated[Path | None, "folder of vectors and relevance, instead of a model"] = None
     prompt: Annotated[str, "prompt name or the path of a TOML file"] = "one_word"
     pooling: Annotated[str, "mean, last, mean_no_image, mean_no_prompt, last_attention"] = "mean"
@@ -49,28 +62,45 @@ class EvaluateConfig:
     on_error: Annotated[Literal["raise", "skip"], "skip: name a bad item in the report and go on"] = "raise"
 
 
+Skips: TypeAlias = "tuple[tuple[str, str], ...]"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is kept of a task once it is judged and written; its vectors are gone."""
+
+    name: str
+    rows: tuple[ResultRow, ...]
+    scores: Mapping[str, Mapping[str, Score]]
+    examples: tuple[Example, ...]
+    curves: tuple[Curve, ...]
+    geometry: tuple[GeometryRow, ...]
+    skipped: Skips = ()
+
+
 @dataclass(frozen=True)
 class EvaluateResult:
     run: Path
-    outcomes: tuple[Outcome, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+    rows: tuple[ResultRow, ...]
+    skipped: Skips = ()
 
     def to_json(self) -> dict[str, Any]:
         from clearsight.report import rows_to_json
 
-        return {"run": str(self.run), "rows": rows_to_json([outcome.row() for outcome in self.outcomes])}
+        return {"run": str(self.run), "rows": rows_to_json(self.rows)}
 
 
 def evaluate(config: EvaluateConfig, ui: Ui | None = None) -> EvaluateResult:
-    """Embed (or read vectors), repair, rank, score, and write the run.
+    """Embed (or read vectors), repair, rank, score, and write the run; one task after the other.
 
     Raises:
         UsageError: neither or both of model and vectors, no task, an unknown recipe.
         ModelError, DataError, ItemError: as the model, the data or an item say.
     """
-    from clearsight.jobs.compare import compare, record
+    from clearsight.jobs.compare import tie_warnings
     from clearsight.jobs.recipes import RECIPES
-    from clearsight.report import render_table
+    from clearsight.jobs.suite import averages
+    from clearsight.report import render_table, rows_to_json
     from clearsight.run import Run
 
     ui = ui or Quiet()
@@ -81,80 +111,142 @@ def evaluate(config: EvaluateConfig, ui: Ui | None = None) -> EvaluateResult:
             "Give either a model and a task, or vectors.",
             do="`clearsight evaluate MODEL --task world/i2t`, or `clearsight evaluate --vectors FOLDER`.",
         )
-    with Run.create(config.out, "evaluate", asdict(config), overwrite=config.overwrite) as run:
-        task, sides, skipped = _from_vectors(config) if config.vectors else _from_model(config, ui)
-        embedding = "vectors" if config.vectors else f"{config.pooling}, {config.prompt}"
-        outcomes = compare(task, sides, config.repairs, embedding=embedding)
+    if config.model is not None and not config.task:
+        raise UsageError("A model needs a task.", where="--task", do="For example --task world/i2t.")
+    with Run.create(config.out, "evaluate", asdict(config), config.seed, overwrite=config.overwrite) as run:
+        found = list(_of_vectors(run, config) if config.vectors else _of_model(run, config, ui))
+        means = averages({judged.name: judged.rows for judged in found})
+        rows = (*(row for judged in found for row in judged.rows), *means)
+        skipped = tuple(dict.fromkeys(entry for judged in found for entry in judged.skipped))
         for item_id, reason in skipped:
             run.skip(item_id, reason)
-        record(run, outcomes)
-        _report(run, config, outcomes, skipped)
-    ui.show(render_table([outcome.row() for outcome in outcomes], ui.width))
+        for warning in (warnings := tie_warnings(rows)):
+            run.warn(warning)
+        run.write_scores({name: scores for judged in found for name, scores in judged.scores.items()})
+        run.write_json("table.json", rows_to_json(rows))
+        _report(run, config, found, rows, skipped)
+    ui.show(render_table(rows, ui.width))
+    for warning in warnings:
+        ui.say(warning)
     ui.say(f"Report: {run.path('report.html')}")
-    return EvaluateResult(config.out, tuple(outcomes), skipped)
+    return EvaluateResult(config.out, rows, skipped)
 
 
-def _from_vectors(config: EvaluateConfig) -> tuple[Task, Sides, tuple[tuple[str, str], ...]]:
+def _of_vectors(run: Run, config: EvaluateConfig) -> Iterator[Judged]:
     from clearsight.data import load_vector_task
     from clearsight.jobs.recipes import Sides
 
     assert config.vectors is not None
     task, queries, candidates, pairs = load_vector_task(config.vectors)
-    return task, Sides(queries, candidates, config.fit_on, pairs), ()
+    yield _judged(run, config, task.name, task, Sides(queries, candidates, config.fit_on, pairs), 0)
 
 
-def _from_model(config: EvaluateConfig, ui: Ui) -> tuple[Task, Sides, tuple[tuple[str, str], ...]]:
+def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
     from clearsight.data import Skipped, load_task
-    from clearsight.jobs.embedding import embed_pairs, embed_task, kept, self_caption, unlabelled_images
+    from clearsight.jobs.embedding import (
+        check_images,
+        embed_pairs,
+        embed_task,
+        kept,
+        self_caption,
+        unlabelled_images,
+    )
     from clearsight.jobs.recipes import Sides
+    from clearsight.jobs.suite import expand
     from clearsight.models.captioner import Captioner
+
+    assert config.model is not None
+    names = expand(config.task, config.data)
+    skip = config.on_error == "skip"
+    encoder: Encoder | None = None
+    for place, name in enumerate(names):
+        bad_rows: list[Skipped] = []
+        task = load_task(
+            name, data=config.data, n=config.n, seed=config.seed, skipped=bad_rows if skip else None
+        )
+        if not skip:
+            check_images(task)
+        if encoder is None:  # after the first task: a wrong name is told before a model is loaded
+            encoder = _encoder(config)
+        if len(names) > 1:
+            ui.say(f"{name} ({place + 1} of {len(names)})")
+        queries, candidates = embed_task(encoder, task, ui.progress)
+        run.note(origins={name: [dict(queries.origin), dict(candidates.origin)]})
+        pairs = None
+        skipped: list[tuple[str, str]] = [*bad_rows, *queries.skipped.items(), *candidates.skipped.items()]
+        if config.unlabelled is not None:
+            images = unlabelled_images(config.unlabelled, task, on_error=config.on_error)
+            captioned = self_caption(Captioner(encoder.loaded), images, ui.progress, skip=skip)
+            pairs = embed_pairs(encoder, captioned, task, ui.progress)
+            skipped += captioned.skipped
+        sides = Sides(queries, candidates, config.fit_on, pairs)
+        yield _judged(run, config, name, kept(task, queries, candidates), sides, place, tuple(skipped))
+
+
+def _encoder(config: EvaluateConfig) -> Encoder:
     from clearsight.models.encoder import Encoder
     from clearsight.models.load import load_model
 
     assert config.model is not None
-    if config.task is None:
-        raise UsageError("A model needs a task.", where="--task", do="For example --task world/i2t.")
-    bad_rows: list[Skipped] = []
-    skip = config.on_error == "skip"
-    task = load_task(config.task, data=config.data, skipped=bad_rows if skip else None)
-    loaded = load_model(config.model, head=config.unlabelled is not None)
-    encoder = Encoder(
-        loaded, prompt=config.prompt, pooling=config.pooling, cache=config.cache, on_error=config.on_error
+    return Encoder(
+        load_model(config.model, head=config.unlabelled is not None),
+        prompt=config.prompt,
+        pooling=config.pooling,
+        cache=config.cache,
+        on_error=config.on_error,
     )
-    queries, candidates = embed_task(encoder, task, ui.progress)
-    pairs = None
-    skipped: list[tuple[str, str]] = [*bad_rows, *queries.skipped.items(), *candidates.skipped.items()]
-    if config.unlabelled is not None:
-        images = unlabelled_images(config.unlabelled, task, on_error=config.on_error)
-        captioned = self_caption(Captioner(loaded), images, ui.progress, skip=skip)
-        pairs = embed_pairs(encoder, captioned, task, ui.progress)
-        skipped += captioned.skipped
-    skipped = list(dict.fromkeys(skipped))
-    return kept(task, queries, candidates), Sides(queries, candidates, config.fit_on, pairs), tuple(skipped)
+
+
+def _judged(
+    run: Run, config: EvaluateConfig, name: str, task: Task, sides: Sides, place: int, skipped: Skips = ()
+) -> Judged:
+    """Repair, rank, score and write one task."""
+    from clearsight.jobs.compare import compare, curves, examples, write_outcomes
+
+    embedding = "vectors" if config.vectors else f"{config.pooling}, {config.prompt}"
+    outcomes = compare(task, sides, config.repairs, embedding=embedding, task_label=name)
+    write_outcomes(run, outcomes)
+    shown = 0 if config.vectors or place >= TASKS_SHOWN else QUERIES_SHOWN
+    return Judged(
+        name,
+        tuple(outcome.row() for outcome in outcomes),
+        {outcome.name: outcome.scores for outcome in outcomes},
+        examples(outcomes[0], outcomes[-1], shown),
+        curves(outcomes),
+        tuple(outcome.geometry_row() for outcome in outcomes),
+        skipped,
+    )
 
 
 def _report(
-    run: Any, config: EvaluateConfig, outcomes: Sequence[Outcome], skipped: tuple[tuple[str, str], ...]
+    run: Run, config: EvaluateConfig, found: Sequence[Judged], rows: tuple[ResultRow, ...], skipped: Skips
 ) -> None:
-    from clearsight.jobs.compare import curves, examples, provenance, write_report
+    from clearsight.jobs.compare import provenance, write_report
     from clearsight.report import ReportData
 
-    first, last = outcomes[0], outcomes[-1]
-    measure = first.task.measures[0]
+    names = ", ".join(judged.name for judged in found)
     write_report(
         run,
         ReportData(
-            title=f"{config.model or config.vectors}: {first.task.name}",
-            summary=f"{measure}: {first.scores[measure].mean:.1%} ({first.recipe}) to "
-            f"{last.scores[measure].mean:.1%} ({last.recipe}); chance {first.scores[measure].chance:.2%}.",
-            rows=tuple(outcome.row() for outcome in outcomes),
-            examples=examples(first, last, 6) if config.vectors is None else (),
+            title=f"{config.model or config.vectors}: {names if len(found) < 4 else f'{len(found)} tasks'}",
+            summary=" ".join(map(_sentence, found)) if len(found) < 4 else _sentence(found[0]),
+            rows=rows,
+            examples=tuple(example for judged in found for example in judged.examples),
             captions=(),
-            curves=curves(outcomes),
-            geometry=tuple(outcome.geometry_row() for outcome in outcomes),
+            curves=tuple(curve for judged in found for curve in judged.curves),
+            geometry=tuple(row for judged in found for row in judged.geometry),
             skipped=skipped,
-            warnings=(),
+            warnings=tuple(run.manifest["warnings"]),
             manifest=provenance(run),
             commands=(run.command,),
         ),
+    )
+
+
+def _sentence(judged: Judged) -> str:
+    first, last = judged.rows[0], judged.rows[-1]
+    measure, before = next(iter(first.scores.items()))
+    return (
+        f"{judged.name}, {measure}: {before.mean:.1%} ({first.repair}) to "
+        f"{last.scores[measure].mean:.1%} ({last.repair}); chance {before.chance:.2%}."
     )

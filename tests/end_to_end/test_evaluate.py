@@ -1,0 +1,70 @@
+"""`clearsight evaluate` on benchmarks: several sets in one run, missing images counted, wrong folders named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small.cirr import write_cirr
+
+from clearsight.cli import main
+from clearsight.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def cirr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cirr")
+    write_cirr(folder)
+    return folder
+
+
+def evaluate(place: Path, *flags: str) -> int:
+    common = ["--cache", str(place / "cache"), "--out", str(place / "run"), "--overwrite", "--json"]
+    return main(["evaluate", "tiny", *common, *flags])
+
+
+def test_several_sets_make_one_run(cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = evaluate(
+        tmp_path, "--task", "cirr/val,cirr/val_subset", "--data", str(cirr), "--repairs", "base,centred"
+    )
+    assert code == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["task"], row["repair"]) for row in rows if "mean of" not in row["task"]] == [
+        ("cirr/val", "base"),
+        ("cirr/val", "centred"),
+        ("cirr/val_subset", "base"),
+        ("cirr/val_subset", "centred"),
+    ]
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert set(manifest["origins"]) == {"cirr/val", "cirr/val_subset"}
+    assert sorted(path.name for path in (tmp_path / "run" / "qrels").iterdir()) == [
+        "cirr-val-subset.trec",
+        "cirr-val.trec",
+    ]
+
+
+def test_missing_images_are_counted_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cirr(tmp_path / "data")
+    lost = sorted((tmp_path / "data" / "img_raw" / "dev").glob("*.png"))[:2]
+    for path in lost:
+        path.unlink()
+    flags = ("--task", "cirr/val", "--data", str(tmp_path / "data"), "--repairs", "base")
+    assert evaluate(tmp_path, *flags) == DataError.exit_code
+    said = capsys.readouterr().err
+    assert "2 of" in said
+    assert lost[0].name in said.replace("\n", "")
+    assert evaluate(tmp_path, *flags, "--on-error", "skip") == 5  # done, but some items were skipped
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    left_out = " ".join(entry["id"] for entry in manifest["skipped"])
+    assert lost[0].name in left_out
+    assert lost[1].name in left_out
+
+
+def test_the_folder_of_another_benchmark_is_recognised(
+    cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path, "--task", "nights", "--data", str(cirr)) == DataError.exit_code
+    assert "looks like CIRR" in " ".join(capsys.readouterr().err.split())
