@@ -32,6 +32,7 @@ from clearsight.data.benchmarks.mbeir_relevance import (
 from clearsight.data.benchmarks.mbeir_sets import MbeirSet, find_set
 from clearsight.data.benchmarks.mbeir_tables import check_file, item_table
 from clearsight.errors import DataError
+from clearsight.names import Names
 from clearsight.types import Item, Task
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ class ParquetItems(Sequence[Item]):
     def __init__(self, table: pa.Table, images: ParquetImages) -> None:
         self.table = table
         self._images = images
+
+    @property
+    def ids(self) -> Names:
+        """The items' ids, without their images."""
+        return Names(self.table["id"])
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
