@@ -13,22 +13,10 @@ import pytest
 from PIL import Image
 
 from clearsight.data import load_task, open_image
+from clearsight.data.benchmarks import BENCHMARKS, looks_like
 from clearsight.data.tables import Skipped
 from clearsight.errors import DataError
-
-SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("question", pa.string()),
-        ("answer", pa.list_(pa.string())),
-        ("id", pa.int64()),
-        ("file_name", pa.string()),
-        ("coco_url", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-    ]
-)
+from small.coco import SCHEMA, write_coco
 
 
 def coco_row(number: int, captions: int = 5) -> dict[str, Any]:
@@ -122,9 +110,37 @@ def test_bad_rows(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     assert [len(load_task("coco/i2t", data=tmp_path, skipped=skipped).queries), len(skipped)] == [2, 1]
 
 
+def test_a_missing_image_is_counted_not_guessed(tmp_path: Path) -> None:
+    row = coco_row(1)
+    write(tmp_path, [[{**row, "image": {"bytes": None, "path": row["file_name"]}}, coco_row(2)]])
+    with pytest.raises(DataError, match=r"The image 'COCO.*' is missing"):
+        load_task("coco/i2t", data=tmp_path)
+    skipped: list[Skipped] = []
+    assert [len(load_task("coco/i2t", data=tmp_path, skipped=skipped).queries), len(skipped)] == [1, 1]
+
+
 def test_a_folder_without_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(DataError, match=r"COCO-Caption needs a parquet file.*Layout: val-"):
         load_task("coco/i2t", data=tmp_path)
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="lacks question_id, image, answer; it has x"):
+    pq.write_table(pa.table({"question": ["x"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"lacks the columns 'question_id' \(nearest: 'question'\), 'image'"):
         load_task("coco/i2t", data=tmp_path)
+
+
+def test_a_download_that_broke_off(tmp_path: Path) -> None:
+    path = next(write_coco(tmp_path, 4).rglob("val-00000*"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"cannot be read.*broken off: fetch"):
+        load_task("coco/i2t", data=tmp_path)
+
+
+def test_the_row_of_facts(tmp_path: Path) -> None:
+    coco = BENCHMARKS.get("coco")
+    assert not coco.looks(tmp_path)
+    assert coco.found(tmp_path) == ()
+    write_coco(tmp_path, 4)
+    assert coco.looks(tmp_path)
+    assert coco.found(tmp_path) == ("i2t", "t2i")
+    assert looks_like(tmp_path) == "coco"
+    task = load_task("coco/t2i", data=tmp_path)
+    assert (len(task.candidates), len(task.queries)) == (4, 21)

@@ -3,8 +3,7 @@
 | spec | is |
 |---|---|
 | `world/i2t`, `world/t2i`, `world/composed` | the shipped procedural world: held-out scenes |
-| `coco/i2t`, `coco/t2i` | COCO-Caption parquet in `data` |
-| `<benchmark>/<set>` | a set of one of `data.benchmarks`, in `data` |
+| `<benchmark>/<set>` | a set of one of `data.benchmarks`, such as `coco/i2t`, in `data` |
 | `pairs/i2t`, `pairs/t2i` | rows of image and text in `data` (a file, or a folder of images with captions) |
 | a folder | queries.*, candidates.*, relevance.*; or images with captions, as `pairs/i2t` |
 | a file | as `pairs/i2t` |
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Protocol
 
 from clearsight.data.benchmarks import BENCHMARKS
-from clearsight.data.coco import coco_task
 from clearsight.data.own_tasks import Direction, folder_task, pairs_task
 from clearsight.data.tables import Faults, OnError, Skipped
 from clearsight.errors import DataError, UsageError
@@ -149,15 +147,10 @@ def _pairs(direction: Direction, options: TaskOptions) -> Task:
     return pairs_task(data, direction, n=options.n, columns=options.columns, faults=options.faults)
 
 
-def _coco(direction: Direction, options: TaskOptions) -> Task:
-    return coco_task(options.need_data(f"coco/{direction}"), direction, n=options.n, faults=options.faults)
-
-
 for _name, _maker in (("i2t", "image_to_text"), ("t2i", "text_to_image"), ("composed", "composed")):
     TASK_SOURCES.add(f"world/{_name}", partial(_world, _maker))
 for _direction in ("i2t", "t2i"):
     TASK_SOURCES.add(f"pairs/{_direction}", partial(_pairs, _direction))
-    TASK_SOURCES.add(f"coco/{_direction}", partial(_coco, _direction))
 for _benchmark in map(BENCHMARKS.get, BENCHMARKS):
     for _set in _benchmark.sets:
         TASK_SOURCES.add(f"{_benchmark.name}/{_set}", partial(_benchmark.load, _set))

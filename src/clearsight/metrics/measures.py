@@ -80,6 +80,25 @@ def recall(places: Judged, cut: int | None) -> Floats:
     return _per_query(places, found_R) / np.maximum(places.relevant_Q, 1)
 
 
+def all_recall(places: Judged, cut: int | None) -> Floats:
+    """Probability that every relevant candidate is among the first k (0 or 1 without ties).
+
+    In the tie group that the cut-off divides, t of its places count: all of its hits are there with
+    probability C(t, hits) / C(size, hits). SugarCrepe++'s image-to-text condition is its value at k = 2.
+    """
+    query_G, above_G, size_G, hits_G = _groups(places)
+    taken_G = _within(above_G, size_G, cut)
+    all_G = np.where(taken_G >= hits_G, 1.0, 0.0)
+    for i in range(int(hits_G.max(initial=0))):
+        live_G = (i < hits_G) & (taken_G < size_G) & (all_G > 0)
+        if not live_G.any():
+            break
+        all_G[live_G] *= (taken_G - i)[live_G] / (size_G - i)[live_G]
+    all_Q = np.where(places.relevant_Q > 0, 1.0, 0.0)
+    np.multiply.at(all_Q, query_G, all_G)
+    return all_Q
+
+
 def precision(places: Judged, cut: int | None) -> Floats:
     """Share of the first k places that hold a relevant candidate (k places, however small the pool)."""
     found_R = _within(places.above_R, places.size_R, cut) / places.size_R
@@ -152,6 +171,7 @@ def mean_average_precision(places: Judged, cut: int | None) -> Floats:
 for _name, _measure in {
     "hit_rate": Measure(hit_rate, needs_cut=True),
     "recall": Measure(recall, needs_cut=True),
+    "all_recall": Measure(all_recall, needs_cut=True),
     "precision": Measure(precision, needs_cut=True),
     "mrr": Measure(mrr),
     "ndcg": Measure(ndcg),
