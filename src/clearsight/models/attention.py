@@ -284,6 +284,7 @@ class _Heads:
         if system not in self._known:
             user = Turn("user", (Part("text", (Span("x", own=True),)),))
             spans, add_special_tokens = self._wording([*system, user])
+            assert self._encoder.loaded.text is not None, "a generative model has a tokenizer"
             tokens = self._encoder.loaded.text(spans, add_special_tokens=add_special_tokens)
             self._known[system] = tokens.ids_L[: int(np.argmax(tokens.own_L))]
         return self._known[system]

@@ -105,7 +105,10 @@ class Call:
         ) as ledger:
             for window in self._windows(work, group, refuse):
                 for index, rows in readout(window):
-                    ledger.add(index, rows)
+                    if isinstance(rows, ItemError):
+                        refuse(index[0], rows)
+                    else:
+                        ledger.add(index, rows)
 
     def _windows(
         self, work: Mapping[int, Item], group: Sequence[Pooling], refuse: Callable[[int, ItemError], None]

@@ -58,7 +58,7 @@ class Captioner:
         image_size: int | None = None,
     ) -> None:
         self.loaded = model if isinstance(model, LoadedModel) else load_model(model, head=True)
-        if self.loaded.model.get_output_embeddings() is None:
+        if self.loaded.kind == "contrastive" or self.loaded.model.get_output_embeddings() is None:
             raise UsageError(
                 f"The model '{self.loaded.name}' has no language head to write with.",
                 do="Load a generative model with head=True.",

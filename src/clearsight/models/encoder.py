@@ -20,11 +20,13 @@ import clearsight
 from clearsight.errors import UsageError
 from clearsight.models.call import Call
 from clearsight.models.captioner import Captioner
+from clearsight.models.feed import Prepares
 from clearsight.models.ledger import COMMIT_SECONDS
 from clearsight.models.load import LoadedModel, load_model
 from clearsight.models.prepare import Preparer
 from clearsight.models.prompts import Template, get_template
 from clearsight.models.readout import Readout, readout_of
+from clearsight.models.stock import OWN_PROMPT, StockPreparer, StockReadout, need_modalities
 from clearsight.pooling import Pooling, poolings
 from clearsight.progress import Progress, Silent
 from clearsight.types import Embeddings, Item, Modality, Role, unique_ids
@@ -53,7 +55,9 @@ class Encoder:
 
     Attributes:
         loaded: the model (`Encoder.load` takes a name instead).
-        prompt: a template's name, the path of one's own (TOML), or the template.
+        prompt: a template's name, the path of one's own (TOML), or the template. A sentence-transformers
+            model keeps its own prompts (`template` is "own" then); an item's instruction takes their place
+            where the model has one.
         pooling: a name of `clearsight.pooling.poolings`. A contrastive model has its own `features` only,
             which "mean" (the default) then stands for.
         layer: as transformers counts `hidden_states`; -1 is the last, after the final norm.
@@ -92,6 +96,11 @@ class Encoder:
     def __post_init__(self) -> None:
         prompt = self.prompt
         self.template = prompt if isinstance(prompt, Template) else get_template(prompt)
+        if self.loaded.stock is not None:
+            self.template = OWN_PROMPT
+            if self.layer != -1:
+                what = "A sentence-transformers model has no layers to choose from."
+                raise UsageError(what, where="layer", do="Leave it at -1.")
         if self.source == "describe" and self.loaded.kind == "contrastive":
             raise UsageError(
                 "A contrastive model cannot describe images.", where="source", do="Use source='item'."
@@ -166,13 +175,28 @@ class Encoder:
         """
         chosen = [self._pooling(name) for name in poolings or (self.pooling,)]
         unique_ids((item.id for item in items), what="item")
+        self.check(items)
         return Call(self, list(items), role, counterpart, progress or Silent()).run(chosen)
+
+    def check(self, *sides: Sequence[Item]) -> None:
+        """Refuse, before anything is embedded, items that the model cannot read.
+
+        Args:
+            sides: each is judged alone. Under `on_error="skip"` some of its items may be left out, not all.
+
+        Raises:
+            UsageError: the model does not read the modality of some items.
+        """
+        if self.loaded.stock is not None:
+            for items in sides:
+                need_modalities(items, self.loaded.stock, name=self.loaded.name, some=self.on_error == "skip")
 
     def origin(self, pooling: str | None = None, *, counterpart: Modality | None = None) -> dict[str, Any]:
         """Everything that changes a vector, the item and its role apart; JSON values."""
         chosen = self._pooling(pooling or self.pooling)
         form = [] if self.template.form == "chat" else [self.template.form]
         words = json.dumps([asdict(rule) for rule in self.template.rule] + [self.template.order, *form])
+        stock = self.loaded.stock
         return {
             "model": self.loaded.name,
             "revision": self.loaded.revision,
@@ -181,7 +205,7 @@ class Encoder:
             "prompt": self.template.name,
             "prompt_digest": sha256(words.encode()).hexdigest()[:16],
             "generation_prompt": self.generation_prompt(chosen),
-            "counterpart": counterpart,
+            "counterpart": counterpart if stock is None else None,
             "pooling": chosen.name,
             "layer": self.layer,
             "source": self.source,
@@ -190,6 +214,7 @@ class Encoder:
             "image_backend": "pil",
             "clearsight": clearsight.__version__,
             "transformers": transformers.__version__,
+            **({} if stock is None else stock.facts),
         }
 
     @property
@@ -205,8 +230,11 @@ class Encoder:
         """What describes images for this encoder (`source="describe"`)."""
         return Captioner(self.loaded, workers=self.threads)
 
-    def preparer(self, pooling: Pooling) -> Preparer:
+    def preparer(self, pooling: Pooling) -> Prepares:
         """What words items for a pooling."""
+        stock = self.loaded.stock
+        if stock is not None:
+            return StockPreparer(stock, max_tokens=self.max_tokens, image_size=self.image_size)
         return Preparer(
             self.loaded,
             self.template,
@@ -218,11 +246,21 @@ class Encoder:
     def readout(self, poolings: Sequence[Pooling]) -> Readout:
         """What runs the model for poolings that share a wording."""
         default = CPU_TOKENS if self.loaded.device.type == "cpu" else GPU_TOKENS
+        budget = default if self.token_budget is None else self.token_budget
+        stock = self.loaded.stock
+        if stock is not None:
+            return StockReadout(
+                stock,
+                token_budget=budget,
+                max_tokens=self.max_tokens,
+                workers=self.threads,
+                device=self.loaded.device,
+            )
         return readout_of(
             self.loaded,
             poolings,
             layer=self.layer,
-            token_budget=default if self.token_budget is None else self.token_budget,
+            token_budget=budget,
             share_prefix=self.share_prefix,
         )
 

@@ -8,17 +8,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from PIL.Image import Image
 
 from clearsight.data.images import open_image
 from clearsight.errors import ItemError
 from clearsight.models.batching import ahead, windows
-from clearsight.models.prepare import Prepared, Preparer
+from clearsight.models.prepare import Prepared
 from clearsight.types import Item, Modality, Role
 
 WINDOW_ITEMS = 8192
 WINDOW_BYTES = 256 << 20
 _TEXTS_AT_ONCE = 64  # handing a text alone to a thread costs a tenth of tokenising it
 _DEPTH = 4096
+
+
+class Prepares(Protocol):
+    """Words an item; safe to call in threads."""
+
+    def __call__(
+        self, item: Item, role: Role, image: Image | None, *, counterpart: Modality | None = None
+    ) -> Prepared: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class Fed:
 
 def feed(
     items: Mapping[int, Item],
-    preparer: Preparer,
+    preparer: Prepares,
     role: Role,
     *,
     counterpart: Modality | None = None,
@@ -75,7 +86,7 @@ def feed(
 
 
 def _prepare(
-    item: Item, preparer: Preparer, role: Role, counterpart: Modality | None
+    item: Item, preparer: Prepares, role: Role, counterpart: Modality | None
 ) -> Prepared | ItemError:
     try:
         image = None if item.image is None else open_image(item.image, item_id=item.id)
@@ -89,7 +100,8 @@ def _weight(prepared: Prepared | ItemError) -> int:
     if isinstance(prepared, ItemError):
         return 0
     pixels = sum(one.numel() * one.element_size() for one in prepared.pixels.values())
-    return prepared.ids_L.nbytes + prepared.kinds_L.nbytes + pixels
+    sample = 0 if prepared.sample is None else prepared.sample.nbytes
+    return prepared.ids_L.nbytes + prepared.kinds_L.nbytes + pixels + sample
 
 
 class _Waiting:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -30,6 +30,9 @@ from clearsight.errors import ModelError
 from clearsight.models.family import Family, Kind, family_of
 from clearsight.models.folder import Folder, find_folder
 from clearsight.models.wording import SafeTokenizer
+
+if TYPE_CHECKING:
+    from clearsight.models.stock import StockModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +66,23 @@ class LoadedModel:
         model: what transformers loaded; with the language head when `head=True` was asked for.
         base: its `forward(**batch.inputs).last_hidden_state` needs no logits. Contrastive: the model itself.
         tokenizer: a fast tokenizer; its `chat_template` is set wherever the folder kept it.
-        text: reads an item's words as words, never as control tokens.
+        text: reads an item's words as words, never as control tokens; None where a sentence-transformers
+            model has no fast tokenizer.
         image_processor: on PIL, also where torchvision is installed.
         images: how an image enters a generative model; None for contrastive ones.
         family: what the folder does not say.
         context: most tokens of one sequence.
         revision: changes with the weights, the config and the tokenizer (a hub commit, or a digest of the
             files).
+        stock: a sentence-transformers model, which embeds by its own modules; `model` and `base` are its
+            pipeline then.
     """
 
     name: str
     model: PreTrainedModel
     base: PreTrainedModel
     tokenizer: Any
-    text: SafeTokenizer
+    text: SafeTokenizer | None
     image_processor: Any
     images: ImageInput | None
     family: Family
@@ -84,6 +90,7 @@ class LoadedModel:
     dtype: torch.dtype
     context: int
     revision: str
+    stock: StockModel | None = None
 
     @property
     def kind(self) -> Kind:
@@ -105,9 +112,11 @@ def load_model(
 ) -> LoadedModel:
     """A model in eval mode, from a folder, a hub id, or "tiny" / "tiny-contrastive" (the shipped ones).
 
+    A folder that sentence-transformers wrote (modules.json) is loaded by that library.
+
     Args:
         device: None takes a GPU where there is one.
-        dtype: None is float32 on a CPU and bfloat16 elsewhere.
+        dtype: None is float32 on a CPU and bfloat16 elsewhere (a sentence-transformers model's own).
         head: also load the language head, for generating; `base` stays without it.
         trust_remote_code: run code that the model's folder brings; never without being asked.
 
@@ -115,10 +124,14 @@ def load_model(
         ModelError: no such model, files missing, an architecture that is unknown or of the wrong kind,
             remote code that was not allowed, a hub that cannot be reached.
     """
+    from clearsight.models.stock import is_stock, load_stock  # which builds a LoadedModel
+
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     with _quiet():
         folder = find_folder(name)
+        if is_stock(folder):
+            return load_stock(folder, device=place, dtype=dtype, trust_remote_code=trust_remote_code)
         config = folder.config(trust_remote_code=trust_remote_code)
         family = family_of(config.model_type)
         _right_kind(folder, config, family)

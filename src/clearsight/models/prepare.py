@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from clearsight.models.wording import Wording
 from clearsight.pooling import IMAGE, PROMPT, TEXT
 from clearsight.types import Item, Modality, Role
 
+if TYPE_CHECKING:
+    from clearsight.models.stock.read import Sample
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
@@ -36,6 +39,7 @@ class Prepared:
         pixels: the image processor's outputs for this item; empty without an image.
         cut: how many tokens of the item's own text were cut to fit (0: none).
         running: positions count tokens one by one, images included (the form `vlm2vec`).
+        sample: the item as sentence-transformers takes it; then there are neither ids nor pixels.
     """
 
     ids_L: NDArray[np.int64]
@@ -43,6 +47,7 @@ class Prepared:
     pixels: Mapping[str, Tensor]
     cut: int = 0
     running: bool = False
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +94,8 @@ class Preparer:
         self._wording = Wording(loaded, generation_prompt=generation_prompt, form=template.form)
         self._running = template.form == "vlm2vec"
         self._max_tokens = min(max_tokens or loaded.context, loaded.context)
+        assert loaded.text is not None, "only a sentence-transformers model may lack one"
+        self._text = loaded.text
 
     def __call__(
         self, item: Item, role: Role, image: Image.Image | None, *, counterpart: Modality | None = None
@@ -106,7 +113,7 @@ class Preparer:
         _check_text(item)
         turns = render(self._template, item, role, counterpart=counterpart)
         if image is not None and self._image_size is not None:
-            image = _shrunk(image, self._image_size)
+            image = shrunk(image, self._image_size)
         if self._loaded.images is None:
             return self._contrastive(item, turns, image)
         spans, add_special_tokens = self._wording(turns)
@@ -118,7 +125,7 @@ class Preparer:
             expansion, runs = _collapsed(images.processor.replace_image_token(outputs, 0), images.placeholder)
             spans = [s if s.own else Span(s.text.replace(images.token, expansion)) for s in spans]
             pixels = {name: outputs[name] for name in sorted(images.names)}
-        tokens = self._loaded.text(spans, add_special_tokens=add_special_tokens, where=item.id)
+        tokens = self._text(spans, add_special_tokens=add_special_tokens, where=item.id)
         kinds_L = np.where(tokens.own_L, TEXT, PROMPT).astype(np.uint8)
         return self._fitted(item, *_expanded(tokens.ids_L, kinds_L, images, runs), pixels)
 
@@ -130,7 +137,7 @@ class Preparer:
             pixels = dict(outputs)
         if item.text is not None:
             spans, add_special_tokens = self._wording(turns)
-            tokens = self._loaded.text(spans, add_special_tokens=add_special_tokens, where=item.id)
+            tokens = self._text(spans, add_special_tokens=add_special_tokens, where=item.id)
             ids_L, kinds_L = tokens.ids_L, np.where(tokens.own_L, TEXT, PROMPT).astype(np.uint8)
         return self._fitted(item, ids_L, kinds_L, pixels)
 
@@ -219,7 +226,8 @@ def _check_text(item: Item) -> None:
         )
 
 
-def _shrunk(image: Image.Image, image_size: int) -> Image.Image:
+def shrunk(image: Image.Image, image_size: int) -> Image.Image:
+    """The image with at most image_size x image_size pixels, aspect kept."""
     scale = image_size / (image.width * image.height) ** 0.5
     if scale >= 1:
         return image

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clearsight.errors import ItemError
 from clearsight.models.batching import CALLS_IN_BUDGET, fill_batches, shared_prefix
 from clearsight.models.feed import Fed
 from clearsight.models.forward import Forward, Prefix, Stream
@@ -28,9 +29,10 @@ mask): it pays where the rest is at most eight times as long (measured)."""
 
 
 class Readout(Protocol):
-    """Windows of prepared items in; out, batch by batch, the items' keys and a row each for every pooling."""
+    """Windows of prepared items in; out, batch by batch, the items' keys and a row each for every pooling, or
+    why the model refuses them."""
 
-    def __call__(self, window: Sequence[Fed]) -> Iterator[tuple[list[int], Rows]]: ...
+    def __call__(self, window: Sequence[Fed]) -> Iterator[tuple[list[int], Rows | ItemError]]: ...
 
 
 def readout_of(
