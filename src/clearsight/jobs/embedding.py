@@ -110,6 +110,7 @@ def embed_task(encoder: Encoder, task: Task, progress: Progress) -> tuple[Embedd
     """Queries and candidates of a task; items refused under `on_error="skip"` are missing from their side."""
     query_kind, candidate_kind = side_modality(task.queries), side_modality(task.candidates)
     words = f"({encoder.pooling}, {encoder.template.name})"
+    encoder.check(task.queries, task.candidates)
     queries = encoder.embed(
         task.queries, "query", counterpart=candidate_kind, progress=Labelled(progress, f"queries {words}")
     )

@@ -70,7 +70,8 @@ def info_model(config: ModelConfig, ui: Ui | None = None) -> Facts:
     from clearsight.models.load import load_model
 
     loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
-    text_config = loaded.model.config.get_text_config()
+    config_of_model = loaded.model.config  # sentence-transformers has models without one
+    text_config = None if config_of_model is None else config_of_model.get_text_config()
     parameters = sum(p.numel() for p in loaded.model.parameters())
     values = {
         "model": loaded.name,
