@@ -145,7 +145,7 @@ def examine(
     shards = None
     if generative:
         items = list({item.id: item for item in (*task.queries, *task.candidates)}.values())
-        place = work / _key(subject, options)
+        place = work / training_key(subject, options)
         sae, shards = train_on_tokens(encoder, items, options, place, progress)
         chosen = shards.select(token_types=options.token_types, norm_limit=options.norm_limit)
         line = sae_line(sae, len(chosen), "token states of the task's own items")
@@ -153,7 +153,7 @@ def examine(
         disagreement = _disagreement(sae, subject, items, shards)
     else:
         rows_ND = np.concatenate([subject.images.rows_ND, subject.texts.rows_ND])
-        sae = train_on_vectors(rows_ND, options, work / _key(subject, options), progress)
+        sae = train_on_vectors(rows_ND, options, work / training_key(subject, options), progress)
         line = sae_line(sae, len(rows_ND), "pooled embeddings")
         reconstruction, dead_C = _on_vectors(sae, subject)
         disagreement = None
@@ -215,7 +215,7 @@ def examine(
     )
 
 
-def _key(subject: Subject, options: SaeOptions) -> str:
+def training_key(subject: Subject, options: SaeOptions) -> str:
     """Names what a training depends on: the encoder, the items, the options."""
     from clearsight.data import content_key
 
