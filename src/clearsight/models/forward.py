@@ -98,7 +98,7 @@ class Forward:
         self._decoder = cast(Any, loaded.base.get_decoder())
         self._layers = cast(nn.ModuleList, self._decoder.layers)
         self.index = layer_index(layer, len(self._layers))
-        self._reader = _residual_reader(self._layers[-1]) if "attention" in streams else None
+        self._reader = residual_reader(self._layers[-1]) if "attention" in streams else None
         self.last_only = last_only and loaded.family.prefix_reuse
 
     def __call__(
@@ -199,7 +199,12 @@ def layer_index(layer: int, count: int) -> int:
     return layer % (count + 1)
 
 
-def _residual_reader(layer: nn.Module) -> nn.Module:
+def residual_reader(layer: nn.Module) -> nn.Module:
+    """The part of a layer whose input is the residual stream between attention and MLP.
+
+    Raises:
+        UsageError: layers of this kind have no known place for it.
+    """
     children = dict(layer.named_children())
     kind = type(layer).__name__
     wanted = (_RESIDUAL_READER_BY_LAYER[kind],) if kind in _RESIDUAL_READER_BY_LAYER else _RESIDUAL_READERS

@@ -1,0 +1,66 @@
+"""Runs in the stock environment, not in ours: `python stock_worker.py REQUESTS.json`.
+
+For each request (as `encode_folder.py` documents, with `ids`: a file for token ids) opens the folder with
+sentence-transformers and writes the vectors. A request that fails leaves refused.txt in its `place`.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+if "clearsight" in sys.modules:
+    raise SystemExit("The stock environment must not load Clearsight.")
+
+
+def token_ids(model: object, items: list, task: str | None) -> list[list[int]]:
+    """Ids of each item alone, without padding."""
+    rows = []
+    for item in items:
+        features = model.preprocess([item], **({} if task is None else {"task": task}))
+        mask = features.get("attention_mask")
+        ids = features["input_ids"][0] if "input_ids" in features else []
+        rows.append([] if len(ids) == 0 else ids[mask[0] == 1].tolist() if mask is not None else ids.tolist())
+    return rows
+
+
+def answer(request: dict, encode_folder: dict) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    items = encode_folder["open_items"](request["items"])
+    models: dict = {}
+    for job in request["jobs"]:
+        if job["dtype"] not in models:
+            models[job["dtype"]] = SentenceTransformer(
+                request["folder"],
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=request["trust_remote_code"],
+                model_kwargs={} if job["dtype"] is None else {"dtype": job["dtype"]},
+            )
+        model = models[job["dtype"]]
+        np.save(job["out"], encode_folder["encode"](model, items, job["method"], job["batches"]))
+    if "ids" in request:
+        ids = {str(task): token_ids(models[None], items, task) for task in (None, "query", "document")}
+        Path(request["ids"]).write_text(json.dumps(ids))
+
+
+def main(file: str) -> None:
+    requests = json.loads(Path(file).read_text(encoding="utf-8"))
+    encode_folder = runpy.run_path(requests["script"])
+    for request in requests["requests"]:
+        try:
+            answer(request, encode_folder)
+        except Exception:
+            Path(request["place"], "refused.txt").write_text(traceback.format_exc())
+    if any(name.partition(".")[0] == "clearsight" for name in sys.modules):
+        raise SystemExit("Something in the stock environment loaded Clearsight.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
