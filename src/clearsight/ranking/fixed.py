@@ -32,7 +32,7 @@ Index = slice | Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Vectors as they came (float32, on the host) and their lengths.
+    """Vectors in memory as they came (float32, on the host) and their lengths.
 
     Attributes:
         length_N: float64; for cosines the row's length, for inner products the power of two above it (1 for
@@ -53,12 +53,7 @@ class Rows:
         ):  # torch warns of read-only memory (maps of files); nothing writes here
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             raw_ND = torch.from_numpy(np.ascontiguousarray(rows_ND))
-        step = max(1, CHUNK_ELEMENTS // raw_ND.shape[1])
-        parts = [raw_ND[i : i + step] for i in range(0, len(raw_ND), step)]
-        length_N = torch.cat([torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in parts])
-        if not normalize:
-            length_N = torch.ldexp(torch.ones_like(length_N), torch.frexp(length_N).exponent)
-        return cls(raw_ND, torch.where(length_N > 0, length_N, 1.0), normalize, device)
+        return cls(raw_ND, lengths(raw_ND, normalize=normalize), normalize, device)
 
     def __len__(self) -> int:
         return len(self.raw_ND)
@@ -69,8 +64,7 @@ class Rows:
 
     def fixed(self, index: Index) -> Tensor:
         """Rows at `index` in fixed point: whole numbers in float64, of length 2^26 (and a rounding)."""
-        factor_N1 = (UNIT / self.length_N[index]).unsqueeze(1).to(self.device)
-        return self.raw(index).double().mul_(factor_N1).round_()
+        return to_fixed(self.raw(index), self.length_N[index])
 
     def raw(self, index: Index) -> Tensor:
         """Rows at `index` as they came, on the device."""
@@ -78,13 +72,29 @@ class Rows:
         return rows_ND.to(self.device)
 
 
-def check_range(queries: Rows, candidates: Rows) -> None:
+def lengths(raw_ND: Tensor, *, normalize: bool) -> Tensor:
+    """What rows are divided by (see `Rows.length_N`); the same bits however the rows are cut into blocks."""
+    step = max(1, CHUNK_ELEMENTS // raw_ND.shape[1])
+    parts = [raw_ND[i : i + step] for i in range(0, len(raw_ND), step)]
+    length_N = torch.cat([torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in parts])
+    if not normalize:
+        length_N = torch.ldexp(torch.ones_like(length_N), torch.frexp(length_N).exponent)
+    return torch.where(length_N > 0, length_N, 1.0)
+
+
+def to_fixed(raw_ND: Tensor, length_N: Tensor) -> Tensor:
+    """Rows in fixed point: whole numbers in float64."""
+    factor_N1 = (UNIT / length_N).unsqueeze(1).to(raw_ND.device)
+    return raw_ND.double().mul_(factor_N1).round_()
+
+
+def check_range(queries: Rows, longest: float) -> None:
     """Refuse inner products that float32 cannot hold.
 
     Raises:
         DataError: the longest query times the longest candidate exceeds the float32 range.
     """
-    largest = float(queries.length_N.max() * candidates.length_N.max())
+    largest = float(queries.length_N.max()) * longest
     if not queries.cosine and largest > float(torch.finfo(torch.float32).max):
         raise DataError(
             "Inner products of these rows exceed the range of float32.",
@@ -92,16 +102,8 @@ def check_range(queries: Rows, candidates: Rows) -> None:
         )
 
 
-def block_scores(queries: Rows, left_BD: Tensor, at_B: Index, candidates: Rows, at_N: Index) -> Tensor:
-    """float32 scores (B, N) of fixed-point queries `left_BD` (= queries.fixed(at_B)) with rows `at_N`."""
-    return _to_scores(left_BD @ candidates.fixed(at_N).T, queries, at_B, candidates, at_N)
-
-
 def listed_scores(queries: Rows, at_B: Tensor, candidates: Rows, rows_BP: Tensor) -> Tensor:
-    """float32 scores (B, P), on the host, of each query `at_B` with its own candidates `rows_BP`.
-
-    The bits are those of `block_scores`.
-    """
+    """float32 scores (B, P), on the host, of each query `at_B` with its own candidates `rows_BP`."""
     if rows_BP.numel() == 0:
         return torch.zeros(rows_BP.shape)
     step = max(1, CHUNK_ELEMENTS // (rows_BP.shape[1] * queries.width))
@@ -114,13 +116,14 @@ def listed_scores(queries: Rows, at_B: Tensor, candidates: Rows, rows_BP: Tensor
             exact_BP = right_BPD[:, 0].mul_(left_BD).sum(1, keepdim=True)
         else:
             exact_BP = torch.bmm(right_BPD, left_BD.unsqueeze(2)).squeeze(2)
-        parts.append(_to_scores(exact_BP, queries, query_B, candidates, row_BP).cpu())
+        parts.append(to_scores(exact_BP, queries, query_B, candidates.length_N[row_BP]).cpu())
     return torch.cat(parts)
 
 
-def _to_scores(exact_BN: Tensor, queries: Rows, at_B: Index, candidates: Rows, at_N: Index) -> Tensor:
+def to_scores(exact_BN: Tensor, queries: Rows, at_B: Index, length_N: Tensor) -> Tensor:
+    """float32 scores of exact products of queries `at_B` with candidates of length `length_N` (or (B, N))."""
     exact_BN *= UNIT**-2
     if not queries.cosine:
         exact_BN *= queries.length_N[at_B].unsqueeze(1).to(exact_BN.device)
-        exact_BN *= candidates.length_N[at_N].to(exact_BN.device)
+        exact_BN *= length_N.to(exact_BN.device)
     return exact_BN.float().add_(0.0)  # -0 becomes 0: they are one score

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import DataError, UsageError
-from clearsight.types import Embeddings, Relevance
+from clearsight.names import row_numbers
+from clearsight.types import Embeddings, Relevance, RowSource
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -38,7 +39,7 @@ class Inputs:
 
 def read_inputs(
     queries: Embeddings,
-    candidates: Embeddings,
+    candidates: RowSource,
     k: int,
     relevance: Relevance | None,
     pools: Mapping[str, Sequence[str]] | None,
@@ -47,8 +48,8 @@ def read_inputs(
     """Check everything at the border and turn it into rows (errors: see `rank`)."""
     if k < 1:
         raise UsageError(f"k is {k}.", where="k", do="Keep at least one candidate.")
-    for side, rows in (("queries", queries), ("candidates", candidates)):
-        if len(rows) == 0:
+    for side, size in (("queries", len(queries)), ("candidates", len(candidates))):
+        if size == 0:
             raise DataError(f"There are no {side} to rank.", where=side, do="Give at least one row.")
     if queries.width != candidates.width or queries.width == 0:
         raise DataError(
@@ -56,8 +57,15 @@ def read_inputs(
             do="Embed both sides with one model, or repair both into one space.",
         )
     query_row = {name: i for i, name in enumerate(queries.ids)}
-    named = relevance or pools or excluded  # a hundred thousand names are not looked up for nothing
-    candidate_row = {name: i for i, name in enumerate(candidates.ids)} if named else {}
+    # A hundred thousand names are not looked up for nothing.
+    named = dict.fromkeys(
+        name
+        for given in (relevance, pools, excluded)
+        for query, members in (given or {}).items()
+        if query in query_row
+        for name in members
+    )
+    candidate_row = row_numbers(candidates.ids, tuple(named)) if named else {}
 
     def table(given: Mapping[str, Iterable[str]] | None, what: str) -> dict[int, NDArray[np.int64]]:
         if given and not any(name in query_row for name in given):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from clearsight.errors import UsageError
 from clearsight.ranking.best import from_keys
-from clearsight.ranking.fixed import CHUNK_ELEMENTS, Rows, check_range
+from clearsight.ranking.candidates import open_candidates
+from clearsight.ranking.fixed import Rows, check_range
 from clearsight.ranking.inputs import Inputs, read_inputs
-from clearsight.ranking.passes import Block, Job, rank_small
-from clearsight.types import Embeddings, Ranking, Relevance
+from clearsight.ranking.passes import Job, rank_small, rank_together
+from clearsight.types import Embeddings, Ranking, Relevance, RowSource
 
 SHARED_POOL = 16
 """A pool common to so many queries is ranked as a matrix product, a rarer one pair by pair."""
@@ -22,7 +23,7 @@ LONG_POOL = 4096
 
 def rank(
     queries: Embeddings,
-    candidates: Embeddings,
+    candidates: RowSource,
     k: int = 10,
     *,
     relevance: Relevance | None = None,
@@ -40,7 +41,8 @@ def rank(
     device. Candidates of equal score are ordered by row. A zero vector has cosine 0 with everything.
 
     Args:
-        queries, candidates: rows of one width.
+        queries, candidates: rows of one width. Candidates that are no `Embeddings` are read in blocks, ahead
+            of the arithmetic, once for every sixteen blocks of queries; the answer is the same to the bit.
         k: ranks to keep; K = min(k, number of candidates).
         relevance: query id -> candidate id -> grade. With it the answer carries, for each candidate of grade
             above 0 in its query's pool, how many others score above it and how many equal it: what measures
@@ -62,18 +64,7 @@ def rank(
         raise UsageError(f"The block is {block}.", where="block", do="Give two sizes of at least 1.")
     place = torch.device(device or "cpu")
     left = Rows.of(queries.rows_ND, normalize=normalize, device=place)
-    right = Rows.of(candidates.rows_ND, normalize=normalize, device=place)
-    check_range(left, right)
-    job = Job.of(left, right, asked, min(k, len(right)))
-    small: list[int] = []
-    for pool, members in _by_pool(asked, len(left)):
-        if pool is not None and len(members) < SHARED_POOL and len(pool) <= LONG_POOL:
-            small.extend(members)
-            continue
-        for i in range(0, len(members), block[0]):
-            Block(job, torch.tensor(members[i : i + block[0]]), pool, block[1]).rank()
-    for at_B in _alike(small, asked, right.width, block[0]):
-        rank_small(job, at_B)
+    job = _ranked(left, candidates, k, asked, block)
     scores_QK, rows_QK = from_keys(job.keys_QK)
     return Ranking(
         query_ids=queries.ids,
@@ -91,6 +82,23 @@ def rank(
     )
 
 
+def _ranked(left: Rows, candidates: RowSource, k: int, asked: Inputs, block: tuple[int, int]) -> Job:
+    right = open_candidates(candidates, normalize=left.cosine, device=left.device)
+    check_range(left, right.longest)
+    job = Job.of(left, right, asked, min(k, len(right)))
+    small: list[int] = []
+    for pool, members in _by_pool(asked, len(left)):
+        if pool is not None and len(members) < SHARED_POOL and len(pool) <= LONG_POOL:
+            small.extend(members)
+            continue
+        blocks = torch.split(torch.tensor(members), block[0])
+        for i in range(0, len(blocks), right.blocks_a_pass):
+            rank_together(job, blocks[i : i + right.blocks_a_pass], pool, block[1])
+    for at_B in _alike(small, asked, right.listed_elements // right.width, block[0] * right.blocks_a_pass):
+        rank_small(job, at_B)
+    return job
+
+
 def _by_pool(asked: Inputs, queries: int) -> Iterator[tuple[Tensor | None, list[int]]]:
     """Queries that rank the same candidates, together; None is everything."""
     together: dict[bytes | None, list[int]] = {}
@@ -102,14 +110,14 @@ def _by_pool(asked: Inputs, queries: int) -> Iterator[tuple[Tensor | None, list[
         yield None if pool is None else torch.from_numpy(pool), members
 
 
-def _alike(small: Sequence[int], asked: Inputs, width: int, most: int) -> Iterator[Tensor]:
-    """Batches of queries with pools of like size, each within the element budget of one gather."""
+def _alike(small: Sequence[int], asked: Inputs, pairs: int, most: int) -> Iterator[Tensor]:
+    """Batches of at most `most` queries with pools of like size, and of `pairs` pairs."""
     ordered = sorted(small, key=lambda query: (len(asked.pools[query]), query))
     start = 0
     while start < len(ordered):
         end = start + 1
         while end < min(len(ordered), start + most):
-            if (end + 1 - start) * len(asked.pools[ordered[end]]) * width > CHUNK_ELEMENTS:
+            if (end + 1 - start) * len(asked.pools[ordered[end]]) > pairs:
                 break
             end += 1
         yield torch.tensor(ordered[start:end])

@@ -11,10 +11,13 @@ candidates of a query, S survivors (candidates of a block that may matter), G gr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from clearsight.ranking.fixed import Index, Rows
+from clearsight.ranking.candidates import Candidates, Part
+from clearsight.ranking.fixed import Rows
 
 SPARE = 16
 """Candidates short-listed beyond K."""
@@ -25,60 +28,58 @@ GROUP = 64
 """A block is first looked at by the largest score of so many neighbours."""
 NEAR_SHARE = 1 / 100
 """Share of candidates near a relevant one from which the exact product is cheaper than listing (measured)."""
-LENGTH_TOLERANCE = 1e-6
-"""Rows this close to length 1 are screened as they are; the difference goes into the margin."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffers:
+    """Room for the products of one block of queries with one part; blocks take turns."""
+
+    products_BN: Tensor
+    slice_BN: Tensor
+
+    @classmethod
+    def of(cls, queries: int, step: int, device: torch.device) -> Buffers:
+        padded = -(-step // GROUP) * GROUP
+        return cls(*(torch.empty(queries, padded, device=device) for _ in range(2)))
 
 
 class Screen:
-    """float32 products of one block of queries with blocks of candidates, and how far to trust them.
+    """float32 products of one block of queries with parts of the candidates, and how far to trust them.
 
     Attributes:
         unit_B: float64; a screened product times its query's unit is the score, up to the margin.
         margin: largest difference between a screened product and the exact one.
     """
 
-    def __init__(self, queries: Rows, at_B: Tensor, candidates: Rows, step: int, *, slices: int = 1) -> None:
-        self.candidates = candidates
+    def __init__(
+        self, queries: Rows, at_B: Tensor, candidates: Candidates, buffers: Buffers, *, slices: int = 1
+    ) -> None:
+        self.buffers = buffers
         self.slice_width = -(-queries.width // slices)
         device = queries.device
-        self.stretch_N, loose = _stretch(candidates)
         stretch_B1 = queries.length_N[at_B].reciprocal().float().unsqueeze(1)
         self.left_BD = queries.raw(at_B) * stretch_B1.to(device)
         self.unit_B = torch.ones(len(at_B), dtype=torch.float64, device=device)
         if not queries.cosine:
-            self.unit_B *= queries.length_N[at_B].to(device) * candidates.length_N.max().to(device)
-        self.margin = (self.slice_width + slices + 16) * 2.0**-24 + 2 * _input_rounding(device) + 2 * loose
-        padded = -(-step // GROUP) * GROUP
-        self.products_BN = torch.empty(len(at_B), padded, device=device)
-        self.slice_BN = torch.empty(len(at_B), padded if slices > 1 else 0, device=device)
-        self.right_ND = torch.empty(step if self.stretch_N is not None else 0, queries.width, device=device)
+            self.unit_B *= queries.length_N[at_B].to(device) * candidates.longest
+        rounding = (self.slice_width + slices + 16) * 2.0**-24
+        self.margin = rounding + 2 * _input_rounding(device) + 2 * candidates.loose
 
-    def products(self, at_N: Index) -> Tensor:
-        """Products (B, N) with candidates `at_N`, padded with -inf to whole groups; reused by the next."""
-        right_ND = self.candidates.raw(at_N)
-        size = len(right_ND)
-        if self.stretch_N is not None:
-            stretch_N1 = self.stretch_N[at_N].unsqueeze(1).to(right_ND.device)
-            right_ND = torch.mul(right_ND, stretch_N1, out=self.right_ND[:size])
-        padded = -(-size // GROUP) * GROUP
-        products_BN = self.products_BN[:, :padded]
+    def products(self, part: Part) -> Tensor:
+        """Products (B, N) with a part, padded with -inf to whole groups; overwritten by the next."""
+        right_ND = part.unit_ND
+        assert right_ND is not None
+        size, padded = len(part), -(-len(part) // GROUP) * GROUP
+        products_BN = self.buffers.products_BN[: len(self.left_BD), :padded]
         columns = [slice(i, i + self.slice_width) for i in range(0, self.left_BD.shape[1], self.slice_width)]
         torch.mm(self.left_BD[:, columns[0]], right_ND[:, columns[0]].T, out=products_BN[:, :size])
-        for part in columns[1:]:  # apart, then added: what a product does with its addend is not ours to know
-            slice_BN = self.slice_BN[:, :size]
-            products_BN[:, :size] += torch.mm(self.left_BD[:, part], right_ND[:, part].T, out=slice_BN)
+        for column in columns[
+            1:
+        ]:  # apart, then added: what a product does with its addend is not ours to know
+            slice_BN = self.buffers.slice_BN[: len(self.left_BD), :size]
+            products_BN[:, :size] += torch.mm(self.left_BD[:, column], right_ND[:, column].T, out=slice_BN)
         products_BN[:, size:] = -torch.inf
         return products_BN
-
-
-def _stretch(rows: Rows) -> tuple[Tensor | None, float]:
-    """What float32 rows are multiplied by to have at most length 1 (None: they do), and the error of that."""
-    if not rows.cosine:
-        return (1.0 / rows.length_N.max()).float().expand(len(rows)), 0.0
-    loose = float((rows.length_N - 1).abs().max())
-    if loose <= LENGTH_TOLERANCE:
-        return None, loose
-    return rows.length_N.reciprocal().float(), 0.0
 
 
 def _input_rounding(device: torch.device) -> float:
