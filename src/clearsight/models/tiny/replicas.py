@@ -24,9 +24,9 @@ CLIP = 1.0
 
 @dataclass
 class Flat:
-    """Flat state of P parameters: working weights in bfloat16, float32 weights, two moments, one gradient for
-    each
-    process, and whether an entry decays. Safe to send to other processes once :meth:`share` was called."""
+    """Flat state of P parameters: working weights in the modules' dtype, float32 weights, two moments, one
+    gradient for each process, and whether an entry decays. Safe to send to other processes once :meth:`share`
+    was called."""
 
     work_P: Tensor
     master_P: Tensor
@@ -49,7 +49,7 @@ class Flat:
         decays = torch.cat([torch.full((p.numel(),), float(p.ndim > 1), device=p.device) for p in parameters])
         zeros = torch.zeros_like(master)
         return cls(
-            master.to(torch.bfloat16),
+            torch.cat([p.detach().flatten() for p in parameters]),
             master,
             zeros.clone(),
             zeros.clone(),

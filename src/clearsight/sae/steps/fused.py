@@ -24,7 +24,7 @@ from clearsight.sae.steps import sparse_kernels as kernels
 from clearsight.sae.steps.select import (
     Scratch,
     Slots,
-    screen_pays,
+    multiplies_bfloat16,
     select,
     select_by_screen,
     select_float,
@@ -67,7 +67,7 @@ class FusedStep:
 
     def __init__(self, config: TrainConfig, screen: bool | None = None) -> None:
         self.config, self.sae, self.loss = config, config.sae, config.resolved_loss
-        self.screen = screen_pays() if screen is None else screen
+        self.screen = multiplies_bfloat16() if screen is None else screen
         self.scratch = Scratch()
         self.rows = self.slots = 0
         concepts = self.sae.concepts

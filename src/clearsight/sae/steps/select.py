@@ -42,7 +42,7 @@ class Slots:
         return Slots(self.start_B[rows], self.count_B[rows], self.index_S, self.value_S)
 
 
-def screen_pays() -> bool:
+def multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32 (AMX, AVX512-BF16)."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
@@ -150,7 +150,7 @@ def encode_topk(
         np.empty(rows * k, np.float32),
     )
     row_BD, encoder_CD = row_BD.detach().contiguous(), encoder_CD.detach().contiguous()
-    chosen = select_by_screen if (screen_pays() if screen is None else screen) else select_float
+    chosen = select_by_screen if (multiplies_bfloat16() if screen is None else screen) else select_float
     chosen(row_BD, encoder_CD, bias_C.detach(), k, slots, Scratch())
     used = np.arange(k) < slots.count_B[:, None]
     start = np.concatenate([np.zeros(1, np.int64), slots.count_B.cumsum(dtype=np.int64)])
