@@ -53,7 +53,7 @@ def test_a_caption_ends_at_its_limit_and_in_the_order_of_the_items(loaded):
     long, short = (Captioner(loaded, max_new_tokens=n, workers=2) for n in (8, 2))
     for item in items:
         prepared = [long.preparer(item, "query", item.image)]
-        (many,), (few,) = long._write(prepared), short._write(prepared)
+        (many,), (few,) = long.write(prepared), short.write(prepared)
         assert len(many) == 8
         assert few == many[:2]
     assert long.caption(items) == [long.caption([item])[0] for item in items]

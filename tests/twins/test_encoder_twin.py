@@ -132,12 +132,12 @@ def test_captions_equal_greedy_generate_alone_and_in_any_batch(family, loaded_of
     loaded = loaded_of(family)
     captioner = Captioner(loaded, "plain", max_new_tokens=6, workers=0)
     # A random model hardly ever ends: now a token that some texts hold, and not all, ends them.
-    written = [captioner._write([prepared(captioner, item)])[0] for item in ITEMS]
+    written = [captioner.write([prepared(captioner, item)])[0] for item in ITEMS]
     holders = {token: sum(token in tokens for tokens in written) for tokens in written for token in tokens}
     end = max((token for token in holders if holders[token] < len(ITEMS)), key=holders.__getitem__)
     monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", end)
     captioner = Captioner(loaded, "plain", max_new_tokens=6, workers=0)
-    alone = [captioner._write([prepared(captioner, item)])[0] for item in ITEMS]
+    alone = [captioner.write([prepared(captioner, item)])[0] for item in ITEMS]
     ends = captioner._stops.tolist()
     assert any(len(tokens) < 6 for tokens in alone)
     assert any(len(tokens) == 6 for tokens in alone)

@@ -66,7 +66,7 @@ class Captioner:
         self.template = prompt if isinstance(prompt, Template) else get_template(prompt)
         self.max_new_tokens, self.token_budget, self.workers = max_new_tokens, token_budget, workers
         self.preparer = Preparer(self.loaded, self.template, generation_prompt=True, image_size=image_size)
-        self._stops = torch.tensor(_stop_tokens(self.loaded), device=self.loaded.device)
+        self._stops = torch.tensor(stop_tokens(self.loaded), device=self.loaded.device)
 
     def caption(self, items: Sequence[Item], *, progress: Progress | None = None) -> list[str]:
         """One text for each item, in their order, without surrounding space.
@@ -92,8 +92,8 @@ class Captioner:
         texts: dict[int, str] = {}
         try:
             for window in feed(items, self.preparer, "query", workers=self.workers, refuse=refuse or _raise):
-                for batch in self._batches(window):
-                    tokens = self._write([fed.prepared for fed in batch])
+                for batch in self.batches(window):
+                    tokens = self.write([fed.prepared for fed in batch])
                     words = self.loaded.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                     texts.update((fed.index, one.strip()) for fed, one in zip(batch, words, strict=True))
                     progress.advance(len(batch))
@@ -101,7 +101,8 @@ class Captioner:
             progress.close()
         return texts
 
-    def _batches(self, window: Sequence[Fed]) -> list[list[Fed]]:
+    def batches(self, window: Sequence[Fed]) -> list[list[Fed]]:
+        """What may be written together."""
         lengths = [len(fed.prepared.ids_L) + self.max_new_tokens for fed in window]
         groups: dict[int, list[int]] = {}
         padded = self._pads(window[0].prepared)
@@ -123,7 +124,7 @@ class Captioner:
         return DynamicCache(config=cast(Any, self.loaded.base.get_decoder()).config)
 
     @torch.inference_mode()
-    def _write(self, prepared: Sequence[Prepared]) -> list[list[int]]:
+    def write(self, prepared: Sequence[Prepared]) -> list[list[int]]:
         """The tokens written for each item, without the one that ends it."""
         batch = collate(prepared, self.loaded)
         state = _Decoding.begin(batch, self._empty_cache())
@@ -210,7 +211,7 @@ class _Decoding:
         return inputs
 
 
-def _stop_tokens(loaded: LoadedModel) -> list[int]:
+def stop_tokens(loaded: LoadedModel) -> list[int]:
     """Every token that ends a text: the generation config may name several, the tokenizer one."""
     named = cast(Any, loaded.model.generation_config).eos_token_id
     ends = named if isinstance(named, list) else [named]

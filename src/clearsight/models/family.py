@@ -10,7 +10,7 @@ Legend of shapes: B items, S tokens of the full sequence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clearsight.models.wording import Layout, Release, paligemma_layout, vlm2vec_llava, vlm2vec_qwen
@@ -40,6 +40,10 @@ class Family:
             used.
         vlm2vec: how the releases that grew out of VLM2Vec word turns for this family; None: they have none.
         pad_to_context: texts are padded to the full context (contrastive models trained so).
+        several_images: a prompt may hold more than one image. False where the model was trained on one and
+            its authors warn of more.
+        said_types: per-token inputs -> their value for tokens behind the prompt (a text that is scored),
+            where the model takes a prompt and what follows it differently.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Family:
     processor: str | None = None
     vlm2vec: Release | None = None
     pad_to_context: bool = False
+    several_images: bool = True
+    said_types: Mapping[str, int] = field(default_factory=dict)
 
 
 def mrope_positions(
@@ -89,11 +95,11 @@ for _row in (
     Family("qwen2-vl", ("qwen2_vl",), prefix_reuse=True, positions=mrope_positions, vlm2vec=vlm2vec_qwen),
     Family("qwen2.5-vl", ("qwen2_5_vl",), prefix_reuse=True, positions=mrope_positions, vlm2vec=vlm2vec_qwen),
     Family("qwen3-vl", ("qwen3_vl",), prefix_reuse=True, positions=mrope_positions),
-    # Its prefix attends both ways.
-    Family("paligemma", ("paligemma",), layout=paligemma_layout),
+    # Its prefix attends both ways; what is said behind it is causal.
+    Family("paligemma", ("paligemma",), layout=paligemma_layout, said_types={"token_type_ids": 1}),
     Family("chameleon", ("chameleon",), prefix_reuse=True),
-    Family("llava", ("llava",), prefix_reuse=True),
-    Family("llava-next", ("llava_next",), prefix_reuse=True, vlm2vec=vlm2vec_llava),
+    Family("llava", ("llava",), prefix_reuse=True, several_images=False),
+    Family("llava-next", ("llava_next",), prefix_reuse=True, vlm2vec=vlm2vec_llava, several_images=False),
     # Its own processor wants num2words and a video processor; Idefics3's gives the same tensors.
     Family("smolvlm", ("smolvlm",), processor="Idefics3Processor"),
     Family("clip", ("clip",), kind="contrastive"),

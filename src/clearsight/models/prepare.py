@@ -121,19 +121,19 @@ class Preparer:
         pixels: Mapping[str, Tensor] = {}
         runs: list[int] = []
         if image is not None:
-            outputs = _process(self._loaded.image_processor, image, images.settings, item.id)
-            expansion, runs = _collapsed(images.processor.replace_image_token(outputs, 0), images.placeholder)
+            outputs = process_image(self._loaded.image_processor, image, images.settings, item.id)
+            expansion, runs = collapsed(images.processor.replace_image_token(outputs, 0), images.placeholder)
             spans = [s if s.own else Span(s.text.replace(images.token, expansion)) for s in spans]
             pixels = {name: outputs[name] for name in sorted(images.names)}
         tokens = self._text(spans, add_special_tokens=add_special_tokens, where=item.id)
         kinds_L = np.where(tokens.own_L, TEXT, PROMPT).astype(np.uint8)
-        return self._fitted(item, *_expanded(tokens.ids_L, kinds_L, images, runs), pixels)
+        return self._fitted(item, *expanded(tokens.ids_L, kinds_L, images, runs), pixels)
 
     def _contrastive(self, item: Item, turns: Sequence[Any], image: Image.Image | None) -> Prepared:
         ids_L, kinds_L = np.empty(0, np.int64), np.empty(0, np.uint8)
         pixels: Mapping[str, Tensor] = {}
         if image is not None:
-            outputs = _process(self._loaded.image_processor, image, {"return_tensors": "pt"}, item.id)
+            outputs = process_image(self._loaded.image_processor, image, {"return_tensors": "pt"}, item.id)
             pixels = dict(outputs)
         if item.text is not None:
             spans, add_special_tokens = self._wording(turns)
@@ -167,13 +167,13 @@ def collate(prepared: Sequence[Prepared], loaded: LoadedModel, *, skip: int = 0)
     """
     text_B = np.array([len(one.ids_L) > 0 for one in prepared])
     image_B = np.array([bool(one.pixels) for one in prepared])
-    pixels = _stack_pixels([one.pixels for one in prepared if one.pixels])
+    pixels = stack_pixels([one.pixels for one in prepared if one.pixels])
     if loaded.images is None:
         inputs, mask_BL, kinds_BL = _contrastive_texts(prepared, loaded)
         inputs.update(pixels)
     else:
-        ids_BS, mask_BS = _padded([one.ids_L for one in prepared], _pad_id(loaded.tokenizer))
-        kinds_BL = _padded([one.kinds_L for one in prepared], PROMPT)[0][:, skip:]
+        ids_BS, mask_BS = padded([one.ids_L for one in prepared], pad_id(loaded.tokenizer))
+        kinds_BL = padded([one.kinds_L for one in prepared], PROMPT)[0][:, skip:]
         mask_BL = mask_BS[:, skip:]
         inputs = {"input_ids": ids_BS[:, skip:], "attention_mask": mask_BS, **pixels}
         if loaded.family.positions is not None:
@@ -235,7 +235,12 @@ def shrunk(image: Image.Image, image_size: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _process(image_processor: Any, image: Image.Image, settings: Mapping[str, Any], item_id: str) -> Any:
+def process_image(image_processor: Any, image: Image.Image, settings: Mapping[str, Any], item_id: str) -> Any:
+    """The image processor's outputs for one image.
+
+    Raises:
+        ItemError: it refuses the image.
+    """
     try:
         return image_processor([image], **settings)
     except Exception as error:  # Image processors refuse in many ways, none of them documented.
@@ -246,7 +251,7 @@ def _process(image_processor: Any, image: Image.Image, settings: Mapping[str, An
         ) from error
 
 
-def _collapsed(expansion: str, placeholder: str) -> tuple[str, list[int]]:
+def collapsed(expansion: str, placeholder: str) -> tuple[str, list[int]]:
     """The expansion with each run of placeholders as one (far less to tokenise), and the runs' lengths."""
     runs: list[int] = []
 
@@ -257,7 +262,7 @@ def _collapsed(expansion: str, placeholder: str) -> tuple[str, list[int]]:
     return re.sub(f"(?:{re.escape(placeholder)})+", one, expansion), runs
 
 
-def _expanded(
+def expanded(
     ids_L: NDArray[np.int64], kinds_L: NDArray[np.uint8], images: ImageInput, runs: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Ids and kinds with the runs of placeholders at full length."""
@@ -274,8 +279,8 @@ def _contrastive_texts(
     tokenizer, family = loaded.tokenizer, loaded.family
     length = loaded.context if family.pad_to_context else None
     left = family.pad_to_context and tokenizer.padding_side == "left"
-    ids_BL, mask_BL = _padded([one.ids_L for one in prepared], _pad_id(tokenizer), length=length, left=left)
-    kinds_BL, _ = _padded([one.kinds_L for one in prepared], PROMPT, length=length, left=left)
+    ids_BL, mask_BL = padded([one.ids_L for one in prepared], pad_id(tokenizer), length=length, left=left)
+    kinds_BL, _ = padded([one.kinds_L for one in prepared], PROMPT, length=length, left=left)
     used = torch.tensor([len(one.ids_L) > 0 for one in prepared])
     if not used.any():
         return {}, mask_BL, kinds_BL
@@ -285,7 +290,7 @@ def _contrastive_texts(
     return inputs, mask_BL, kinds_BL
 
 
-def _padded(
+def padded(
     rows: Sequence[NDArray[Any]], fill: int, *, length: int | None = None, left: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Rows as int64 (B, S), and 1 where a value is valid."""
@@ -298,12 +303,13 @@ def _padded(
     return torch.from_numpy(values), torch.from_numpy(mask)
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills up short rows."""
     # Masked wherever it stands, so that any id will do.
     return int(tokenizer.pad_token_id or 0)
 
 
-def _stack_pixels(pixels: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def stack_pixels(pixels: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """All items' pixels along the first axis; the others (an image's tiles) are filled up with zeros."""
     stacked: dict[str, Tensor] = {}
     for name in pixels[0] if pixels else ():
