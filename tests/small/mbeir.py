@@ -76,7 +76,16 @@ def write_mbeir_mirror(folder: Path, release: Path, base: str) -> Path:
         "score": pa.array([int(line[3]) for line in cells], pa.int8()),
     }
     pq.write_table(pa.table(table), place / "qrels-00000-of-00001.parquet")
+    _write(place / "README.md", _card())
     return place
+
+
+def _card() -> str:
+    """What tells the `datasets` library the mirror's configurations and splits."""
+    lines = ["---", "configs:"]
+    for part, split in (("qrels", "test"), ("corpus", "corpus"), ("query", "test")):
+        lines += [f"- config_name: {part}", "  data_files:", f"  - split: {split}", f"    path: {part}-*"]
+    return "\n".join([*lines, "---", ""])
 
 
 def _material(folder: Path, count: int, seed: int) -> tuple[list[str], list[str]]:

@@ -13,6 +13,7 @@ from clearsight.data.benchmarks import BENCHMARKS, mbeir_parquet
 from clearsight.data.benchmarks.mbeir_parquet import ParquetImages
 from clearsight.data.content import content_key
 from clearsight.data.images import open_image
+from clearsight.data.item_table import ItemTable
 from clearsight.data.sources import load_task
 from clearsight.errors import DataError, ItemError
 from small.mbeir import write_mbeir, write_mbeir_mirror
@@ -118,7 +119,7 @@ def test_the_folder_of_one_set_or_of_many(both):
     assert listed == set(SETS)
     assert benchmark.found(mirror / "mbeir_cirr_task7") == ("cirr_task7", "cirr_task7-reference")
     assert load_task("mbeir/cirr", data=mirror / "mbeir_cirr_task7").name == "mbeir/cirr_task7"
-    with pytest.raises(DataError, match="holds the set 'cirr_task7', not 'nights_task4'"):
+    with pytest.raises(DataError, match="is of the set 'cirr_task7', not 'nights_task4'"):
         load_task("mbeir/nights", data=mirror / "mbeir_cirr_task7")
     for end in ("@global", "@val"):
         with pytest.raises(DataError, match="local pools of the test split only"):
@@ -183,3 +184,17 @@ def test_columns_without_a_value_or_of_another_kind_of_string(cirr):
     pq.write_table(table, path)
     assert ParquetImages([path]).columns(["id", "text"]).schema.types == [pa.string(), pa.string()]
     assert {item.modality for item in load_task("mbeir/cirr", data=cirr).candidates} == {"image"}
+
+
+@pytest.mark.parametrize("end", ["", "-reference"])
+def test_by_the_name_of_a_dataset(cirr, end, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    named, folder = (load_task(f"mbeir/cirr{end}", data=data) for data in (f"hub:{cirr}", cirr))
+    assert isinstance(named.candidates, ItemTable)
+    assert list(named.candidates) == list(folder.candidates)
+    assert list(named.queries) == list(folder.queries)
+    assert (named.relevance, named.excluded) == (folder.relevance, folder.excluded)
+    with pytest.raises(DataError, match="is of the set 'cirr_task7'"):
+        load_task("mbeir/nights", data=f"hub:{cirr}")

@@ -28,7 +28,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
-from clearsight.data.benchmarks.mbeir_parquet import is_mirror, mirror_folder, mirror_sets, read_mirror
+from clearsight.data.benchmarks.mbeir_parquet import (
+    is_mirror,
+    mirror_folder,
+    mirror_sets,
+    open_folder,
+    open_hub,
+    read_mirror,
+)
 from clearsight.data.benchmarks.mbeir_relevance import (
     draw_instructions,
     make_task,
@@ -37,6 +44,7 @@ from clearsight.data.benchmarks.mbeir_relevance import (
 )
 from clearsight.data.benchmarks.mbeir_sets import GLOBAL, LOCAL, MbeirSet, averages, find_set
 from clearsight.data.benchmarks.mbeir_tables import CANDIDATE, QUERY, item_table, read_jsonl
+from clearsight.data.hub import Hub, data_of
 from clearsight.data.item_table import ItemTable
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Task
@@ -67,9 +75,11 @@ def load(name: str, options: TaskOptions) -> Task:
         known = [row.name for row in (*LOCAL, *GLOBAL)]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise UsageError(f"M-BEIR has no set '{name}'.", do=f"Nearest: {', '.join(near or known)}.")
-    folder = options.need_data(f"mbeir/{one.name}")
+    folder = data_of(options, f"mbeir/{one.name}")
+    if isinstance(folder, Hub):
+        return read_mirror(open_hub(folder, one), one, options)
     if (mirror := mirror_folder(folder, one)) is not None:
-        return read_mirror(mirror, one, options)
+        return read_mirror(open_folder(mirror), one, options)
     return _read_release(folder, one, options)
 
 
@@ -172,7 +182,7 @@ BENCHMARKS.add(
         "cand_pool/global/mbeir_union_test_cand_pool.jsonl, qrels/test/mbeir_<set>_test_qrels.txt, "
         "instructions/query_instructions.tsv, mbeir_images/; or the mirror's query-*.parquet, "
         "corpus-*.parquet and qrels-*.parquet in a folder mbeir_<set>.",
-        source="TIGER-Lab/M-BEIR (release), MRBench/mbeir_<set> (mirror)",
+        source="TIGER-Lab/M-BEIR (release), hub:MRBench/mbeir_<set> (mirror)",
         licence="MIT; images as their own data sets say",
         size="170 GB with images; the mirror's sets from 0.1 GB",
         measures=("hit_rate@5", "hit_rate@10"),

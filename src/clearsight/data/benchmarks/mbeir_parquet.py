@@ -5,6 +5,8 @@
 | query-*.parquet, corpus-*.parquet | id, modality, text, image {bytes, path} |
 | qrels-*.parquet | query-id, corpus-id, score (and Q0) |
 
+By the name of a dataset (`hub:MRBench/mbeir_cirr_task7`) it is read through the `datasets` library.
+
 It has the test split and the local pools. It has no instructions: queries carry none, unless the release's
 instructions/query_instructions.tsv lies in the set's folder or beside it.
 """
@@ -14,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,16 +33,16 @@ from clearsight.data.benchmarks.mbeir_relevance import (
 )
 from clearsight.data.benchmarks.mbeir_sets import MbeirSet, find_set
 from clearsight.data.benchmarks.mbeir_tables import check_file, item_table
+from clearsight.data.hub import Hub
+from clearsight.data.item_table import ItemTable
 from clearsight.errors import DataError
-from clearsight.names import Names
-from clearsight.types import Item, Task
+from clearsight.types import ImageSource, Item, Task
 
 if TYPE_CHECKING:
     from clearsight.data.sources import TaskOptions
 
 _COLUMNS = ("id", "modality", "text")
 _QRELS = ("query-id", "corpus-id", "score")
-_AT_ONCE = 64
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
@@ -52,7 +54,7 @@ def is_mirror(folder: Path) -> bool:
 def mirror_sets(folder: Path) -> tuple[str, ...]:
     """The sets (names without suffix) whose folders lie in `folder`, or which it is by its own name."""
     places = [folder, *sorted(folder.glob("*_task*"))] if folder.is_dir() else []
-    named = [_set_of(place) for place in places if is_mirror(place)]
+    named = [_set_of(place.resolve().name) for place in places if is_mirror(place)]
     return tuple(one.base for one in named if one is not None)
 
 
@@ -66,62 +68,92 @@ def mirror_folder(folder: Path, one: MbeirSet) -> Path | None:
     place = next((path for path in inner if is_mirror(path)), None)
     if place is None:
         return None
-    named = _set_of(place)
-    if named is not None and named.base != one.base:
-        raise DataError(
-            f"The folder holds the set '{named.base}', not '{one.base}'.",
-            where=str(place),
-            do=f"Ask for mbeir/{named.base}, or give the folder of {one.base}.",
-        )
-    if one.union or one.split != "test":
-        raise DataError(
-            f"The parquet mirror has local pools of the test split only, not '{one.name}'.",
-            where=str(place),
-            do=f"Use mbeir/{MbeirSet(one.base, one.reference).name}, or the release's files.",
-        )
+    _check_set(place.resolve().name, one, str(place))
     return place
 
 
-def read_mirror(folder: Path, one: MbeirSet, options: TaskOptions) -> Task:
-    """The task of a set. Images stay in the files until an item is asked for.
+def open_folder(folder: Path) -> Mirror:
+    """The mirror of one set in a folder.
 
     Raises:
-        DataError: a shard is missing or broken, columns are missing, rows are bad.
+        DataError: a shard is missing or broken, columns are missing.
     """
-    sides = []
-    for part in ("query", "corpus"):
-        images = ParquetImages(_shards(folder, part))
-        rows = images.columns(_COLUMNS)
-        table = item_table(rows, where=f"{part}-*.parquet", faults=options.faults, embedded=True)
-        sides.append((table, images))
-    (queries, query_images), (pool, pool_images) = sides
+    query, corpus = (ParquetImages(_shards(folder, part)) for part in ("query", "corpus"))
+    return Mirror(str(folder), query, corpus, _judgements(_shards(folder, "qrels")))
+
+
+def open_hub(hub: Hub, one: MbeirSet) -> Mirror:
+    """The mirror of one set by its name on the hub.
+
+    Raises:
+        UsageError: the `datasets` library is not installed. DataError: the dataset cannot be had, is of
+            another set, or columns are missing.
+    """
+    _check_set(Path(hub.name).name, one, hub.name)
+    query, corpus = (TableImages(hub.table(*part)) for part in (("query", "test"), ("corpus", "corpus")))
+    return Mirror(hub.name, query, corpus, _rows_of(hub.table("qrels", "test"), hub.name))
+
+
+def read_mirror(mirror: Mirror, one: MbeirSet, options: TaskOptions) -> Task:
+    """The task of a set. Images stay where they are until an item is asked for.
+
+    Raises:
+        DataError: rows are bad; a file is broken.
+    """
+    queries, pool = (
+        item_table(
+            side.columns(_COLUMNS), where=f"{part} of {mirror.where}", faults=options.faults, embedded=True
+        )
+        for part, side in (("query", mirror.query), ("corpus", mirror.corpus))
+    )
     query_ids = queries["id"].to_pylist()
     relevance = judged(
-        _judgements(_shards(folder, "qrels")),
-        where="qrels-*.parquet",
+        mirror.judgements,
+        where="qrels",
         candidate_ids=pool["id"],
         query_ids=set(query_ids),
         faults=options.faults,
     )
-    instructions = (place / "instructions" / "query_instructions.tsv" for place in (folder, folder.parent))
+    places = (Path(mirror.where), Path(mirror.where).parent)
+    instructions = (place / "instructions" / "query_instructions.tsv" for place in places)
     if (path := next((path for path in instructions if path.is_file()), None)) is not None:
         drawn = draw_instructions(path, one, len(queries), options.seed)
         queries = queries.append_column("instruction", drawn)
-    asked, candidates = (
-        ParquetItems(queries.slice(0, options.n), query_images),
-        ParquetItems(pool, pool_images),
-    )
+    asked = ItemTable(queries.slice(0, options.n), images=mirror.query)
+    candidates = ItemTable(pool, images=mirror.corpus)
     excluded = {}
     if not one.reference:
-        excluded = pairs_of_references(asked.digests(), candidates.digests(), str(folder))
-    return make_task(
-        one,
-        asked,
-        candidates,
-        query_ids[: options.n],
-        relevance,
-        excluded,
-    )
+        excluded = pairs_of_references(_digests(asked), _digests(candidates), mirror.where)
+    return make_task(one, asked, candidates, query_ids[: options.n], relevance, excluded)
+
+
+class Mirror(NamedTuple):
+    """One set: its two sides, and (row, query id, candidate id, grade) of its relevance."""
+
+    where: str
+    query: ParquetImages | TableImages
+    corpus: ParquetImages | TableImages
+    judgements: Iterator[tuple[int, str, str, float]]
+
+
+class TableImages:
+    """The encoded images of an Arrow table (memory-mapped, as `datasets` gives it).
+
+    Raises:
+        DataError: the table lacks a column.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        need_columns(table.column_names, (*_COLUMNS, "image"), "the dataset")
+        self._table = table
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Other columns of the same rows, as strings."""
+        return self._table.select(list(names)).cast(_strings(names))
+
+    def read(self, numbers: Sequence[int]) -> list[ImageSource | None]:
+        """The images of these rows."""
+        return [_content(self._table["image"][number].as_py()) for number in numbers]
 
 
 class ParquetImages:
@@ -145,85 +177,75 @@ class ParquetImages:
         self._groups, self._starts = groups, np.array(starts)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Other columns of the same rows, as strings (a column without a value has no type of its own)."""
-        schema = pa.schema([(name, pa.string()) for name in names])
+        """Other columns of the same rows, as strings."""
         parts = []
         for path in self.paths:
             with _open(path) as file:
                 table = _read(path, file.read, columns=list(names)).select(list(names))
-                parts.append(_read(path, table.cast, schema))
+                parts.append(_read(path, table.cast, _strings(names)))
         return pa.concat_tables(parts)
 
-    def __getitem__(self, row: int) -> bytes:
-        """One image; its row group is kept for the next. Null is empty bytes, which nobody takes for one."""
-        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+    def read(self, numbers: Sequence[int]) -> list[ImageSource | None]:
+        """The images of these rows; the row group read last is kept for the next."""
         with self._lock:
-            if self._group is None or self._group[0] != at:
-                path, group = self._groups[at]
-                with _open(path) as file:
-                    table = _read(path, file.read_row_group, group, columns=["image"])
-                self._group = at, table["image"]
-            value = self._group[1][row - int(self._starts[at])].as_py()
-        return bytes((value or {}).get("bytes") or b"")
+            return [self._image(number) for number in numbers]
+
+    def _image(self, row: int) -> bytes:
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if self._group is None or self._group[0] != at:
+            path, group = self._groups[at]
+            with _open(path) as file:
+                table = _read(path, file.read_row_group, group, columns=["image"])
+            self._group = at, table["image"]
+        return _content(self._group[1][row - int(self._starts[at])].as_py())
 
 
-class ParquetItems(Sequence[Item]):
-    """Items whose images stay in parquet files.
+def _digests(items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
+    """(id, digest of the image's bytes) of the items that have one."""
+    for item in items:
+        if isinstance(item.image, bytes):
+            yield item.id, hashlib.sha256(item.image).digest()
 
-    Args:
-        table: columns id, text, row (of the image) and has_image, and where there is one instruction.
-        images: where the images are.
-    """
 
-    def __init__(self, table: pa.Table, images: ParquetImages) -> None:
-        self.table = table
-        self._images = images
+def _content(value: Mapping[str, Any] | None) -> bytes:
+    """Null is empty bytes, which nobody takes for an image."""
+    return bytes((value or {}).get("bytes") or b"")
 
-    @property
-    def ids(self) -> Names:
-        """The items' ids, without their images."""
-        return Names(self.table["id"])
 
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
+def _strings(names: Sequence[str]) -> pa.Schema:
+    """A column without a value has no type of its own."""
+    return pa.schema([(name, pa.string()) for name in names])
 
-    def __iter__(self) -> Iterator[Item]:
-        for start in range(0, len(self), _AT_ONCE):
-            for row in self.table.slice(start, _AT_ONCE).to_pylist():
-                yield self._item(row)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        if isinstance(index, slice):
-            rows = list(range(*index.indices(len(self))))
-            return ParquetItems(self.table.take(pa.array(rows, pa.int64())), self._images)
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self._item(self.table.slice(index % len(self), 1).to_pylist()[0])
-
-    def _item(self, row: Mapping[str, Any]) -> Item:
-        image = self._images[row["row"]] if row["has_image"] else None
-        return Item(row["id"], row["text"], image, row.get("instruction"))
-
-    def digests(self) -> Iterator[tuple[str, bytes]]:
-        """(id, digest of the image's bytes) of the items that have one."""
-        for item in self:
-            if isinstance(item.image, bytes):
-                yield item.id, hashlib.sha256(item.image).digest()
+def _check_set(name: str, one: MbeirSet, where: str) -> None:
+    named = _set_of(name)
+    if named is not None and named.base != one.base:
+        raise DataError(
+            f"The data is of the set '{named.base}', not '{one.base}'.",
+            where=where,
+            do=f"Ask for mbeir/{named.base}, or give the data of {one.base}.",
+        )
+    if one.union or one.split != "test":
+        raise DataError(
+            f"The parquet mirror has local pools of the test split only, not '{one.name}'.",
+            where=where,
+            do=f"Use mbeir/{MbeirSet(one.base, one.reference).name}, or the release's files.",
+        )
 
 
 def _judgements(paths: Sequence[Path]) -> Iterator[tuple[int, str, str, float]]:
-    number = 0
     for path in paths:
         with _open(path) as file:
             need_columns(file.schema_arrow.names, _QRELS, path.name)
             table = _read(path, file.read, columns=list(_QRELS))
-        for query, candidate, grade in zip(*(table[name].to_pylist() for name in _QRELS), strict=True):
-            number += 1
-            yield number, str(query), str(candidate), float(grade)
+        yield from _rows_of(table, path.name)
+
+
+def _rows_of(table: pa.Table, where: str) -> Iterator[tuple[int, str, str, float]]:
+    need_columns(table.column_names, _QRELS, where)
+    columns = (table[name].to_pylist() for name in _QRELS)
+    for number, (query, candidate, grade) in enumerate(zip(*columns, strict=True), 1):
+        yield number, str(query), str(candidate), float(grade)
 
 
 def _shards(folder: Path, part: str) -> list[Path]:
@@ -239,8 +261,8 @@ def _shards(folder: Path, part: str) -> list[Path]:
     return paths
 
 
-def _set_of(folder: Path) -> MbeirSet | None:
-    return find_set(folder.resolve().name.removeprefix("mbeir_"))
+def _set_of(name: str) -> MbeirSet | None:
+    return find_set(name.removeprefix("mbeir_"))
 
 
 def _open(path: Path) -> Any:

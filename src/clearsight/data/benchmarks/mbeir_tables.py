@@ -87,7 +87,7 @@ def item_table(rows: pa.Table, *, where: str, faults: Faults, embedded: bool = F
     Args:
         rows: columns id, text, image and modality.
         where: the file's name in errors.
-        embedded: the images are not in the table (there is no column for them).
+        embedded: there is no column of images; `image` holds the number of the row that has one, from 0.
 
     Raises:
         DataError: an id is missing or means two different things, a modality is unknown, or what it promises
@@ -109,8 +109,8 @@ def item_table(rows: pa.Table, *, where: str, faults: Faults, embedded: bool = F
     if not embedded:
         columns["image"] = _only(image, rows["image"])
     else:
-        columns["row"] = pa.array(np.arange(len(rows)))
-        columns["has_image"] = image
+        row = pa.array(np.arange(len(rows)))
+        columns["image"] = pc.if_else(image, row, pa.scalar(None, pa.int64()))
     table = pa.table(columns)
     good = np.ones(len(table), dtype=bool)
     for fault, mask in lacks.items():
@@ -127,7 +127,7 @@ def item_table(rows: pa.Table, *, where: str, faults: Faults, embedded: bool = F
                 )
     if not good.all():
         table = table.filter(pa.array(good))
-    return _once_each(table, where, faults)
+    return _once_each(table, where, faults, embedded)
 
 
 def _check_first_line(path: Path, columns: Mapping[str, str]) -> None:
@@ -165,14 +165,14 @@ def _empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
 
 
-def _once_each(table: pa.Table, where: str, faults: Faults) -> pa.Table:
+def _once_each(table: pa.Table, where: str, faults: Faults, embedded: bool) -> pa.Table:
     if pc.count_distinct(table["id"]).as_py() == len(table):
         return table
     codes = pc.dictionary_encode(table["id"]).unify_dictionaries().combine_chunks().indices.to_numpy()
     _, first_of_code, code_N = np.unique(codes, return_index=True, return_inverse=True)
     first_N = first_of_code[code_N]
     repeats = np.flatnonzero(first_N != np.arange(len(table)))
-    what = table.drop_columns(["row"]) if "row" in table.column_names else table
+    what = table.select(["id", "text"] if embedded else ["id", "text", "image"])
     for row in repeats.tolist():
         again, before = (what.slice(at, 1).to_pylist() for at in (row, int(first_N[row])))
         if again != before:
