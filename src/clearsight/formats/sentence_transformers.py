@@ -78,7 +78,7 @@ class Plan:
         reasons: why it is not stock; empty where it is.
         files: name -> JSON value of every settings file.
         texts: name -> text, the chat template among them.
-        dense: folder -> (weight_ED, bias_E), to be written in float32.
+        tensors: module's folder -> name -> values, to be written in float32.
         limits: sentences for the card, about what the folder does differently from Clearsight.
         mixed_batches: whether one batch may hold items of different modalities.
         modalities: what it embeds.
@@ -88,7 +88,7 @@ class Plan:
     reasons: tuple[str, ...]
     files: Mapping[str, Any]
     texts: Mapping[str, str]
-    dense: Mapping[str, tuple[Any, Any]]
+    tensors: Mapping[str, Mapping[str, Any]]
     limits: tuple[str, ...]
     mixed_batches: bool
     modalities: tuple[Modality, ...]
@@ -141,7 +141,7 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
         reasons=tuple(reasons),
         files=files,
         texts=texts,
-        dense=folder.dense,
+        tensors=folder.tensors,
         limits=tuple(_limits(retriever, heads, mixed)),
         mixed_batches=mixed and not _needs_an_image(retriever.loaded),
         modalities=("text", "image", "image+text") if fused else ("text", "image"),

@@ -64,10 +64,10 @@ def write_export(
             _write(new / name, to_json(value))
         for name, text in plan.texts.items():
             _write(new / name, text.encode())
-        for name, (weight_ED, bias_E) in plan.dense.items():
+        for name, tensors in plan.tensors.items():
             (new / name).mkdir(parents=True, exist_ok=True)
-            tensors = {"linear.weight": _float32(weight_ED), "linear.bias": _float32(bias_E)}
-            save_file(tensors, new / name / "model.safetensors", metadata={"format": "pt"})
+            whole = {key: np.ascontiguousarray(values, dtype=np.float32) for key, values in tensors.items()}
+            save_file(whole, new / name / "model.safetensors", metadata={"format": "pt"})
         if plan.form == "remote code":
             source = files("clearsight.formats").joinpath("remote", REMOTE_FILE)
             _write(new / REMOTE_FILE, source.read_bytes())
@@ -202,7 +202,3 @@ def _link(source: Path, target: Path) -> None:
 def _write(file: Path, data: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
-
-
-def _float32(values: Any) -> Any:
-    return np.ascontiguousarray(values, dtype=np.float32)

@@ -28,7 +28,7 @@ class Modules:
         self.remote = remote
         self.modules: list[dict[str, Any]] = []
         self.files: dict[str, Any] = {}
-        self.dense: dict[str, tuple[Any, Any]] = {}
+        self.tensors: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, kind: str, files: Mapping[str, Any], *, ours: bool = False) -> str:
         place = len(self.modules)
@@ -45,7 +45,7 @@ class Modules:
         if heads.by == JOINT:
             for name, kind, config, weights in _steps(heads.layers[JOINT]):
                 path = self.add(name, kind, {"config.json": config} if config else {})
-                self.dense |= {path: weights} if weights else {}
+                self.tensors |= {path: weights} if weights else {}
             return
         if heads.by == "modality":
             self._by_modality(heads)
@@ -60,7 +60,7 @@ class Modules:
                 types[key], structure[route] = _type(kind), [*structure[route], key]
                 if config:
                     self.files[f"{path}/{key}/config.json"] = config
-                self.dense |= {f"{path}/{key}": weights} if weights else {}
+                self.tensors |= {f"{path}/{key}": weights} if weights else {}
         parameters = {"default_route": ROUTES["candidate"], "allow_empty_key": True, "route_mappings": {}}
         router = {"types": types, "structure": structure, "parameters": parameters}
         self.add("Router", "Router", {"router_config.json": router})
@@ -68,26 +68,27 @@ class Modules:
     def _by_modality(self, heads: Heads) -> None:
         """One module of ours that holds the layers of every modality, and takes the last norm too."""
         structure: dict[str, list[dict[str, Any]]] = {}
-        path = f"{len(self.modules)}_ModalityHeads"
+        tensors: dict[str, Any] = {}
         for modality, layers in heads.layers.items():
             structure[modality] = []
             for place, layer in enumerate(layers):
                 key = f"{modality.replace('+', '_')}_{place}"
                 matrix_DE, offset_E = layer.affine.matrix_DE, layer.affine.offset_E
-                self.dense[f"{path}/{key}"] = (matrix_DE.T, offset_E)
+                tensors |= {f"heads.{key}.weight": matrix_DE.T, f"heads.{key}.bias": offset_E}
                 width, out = matrix_DE.shape
                 structure[modality].append(
                     {"name": key, "normalize": layer.normalize, "in_features": width, "out_features": out}
                 )
-        self.add("ModalityHeads", "ModalityHeads", {"config.json": {"structure": structure}}, ours=True)
+        config = {"config.json": {"structure": structure}}
+        self.tensors[self.add("ModalityHeads", "ModalityHeads", config, ours=True)] = tensors
 
 
-Step: TypeAlias = "tuple[str, str, dict[str, Any], tuple[Any, Any] | None]"
+Step: TypeAlias = "tuple[str, str, dict[str, Any], dict[str, Any]]"
 
 
 def _steps(layers: Layers) -> list[Step]:
     """Name, kind, settings and weights of each stock module."""
-    norm: Step = ("Normalize", "Normalize", {}, None)
+    norm: Step = ("Normalize", "Normalize", {}, {})
     steps: list[Step] = []
     for layer in layers:
         matrix_DE, offset_E = layer.affine.matrix_DE, layer.affine.offset_E
@@ -98,7 +99,7 @@ def _steps(layers: Layers) -> list[Step]:
             "activation_function": "torch.nn.modules.linear.Identity",
         }
         steps += [norm] if layer.normalize else []
-        steps.append(("Dense", "Dense", config, (matrix_DE.T, offset_E)))
+        steps.append(("Dense", "Dense", config, {"linear.weight": matrix_DE.T, "linear.bias": offset_E}))
     return [*steps, norm]
 
 

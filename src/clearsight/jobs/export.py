@@ -1,0 +1,219 @@
+"""`clearsight export`: a model with its prompt, pooling and repair, as a folder for sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from clearsight.errors import DataError, UsageError
+from clearsight.jobs.ui import Quiet, Ui
+
+if TYPE_CHECKING:
+    from clearsight.run import Run
+    from clearsight.types import Modality
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Save a retriever as a folder that sentence-transformers opens without code of ours.
+
+    Give a MODEL and what was chosen for it, or --run and --recipe: a run of `clearsight evaluate`, which
+    knows its model, prompt, pooling and repairs.
+    """
+
+    model: Annotated[str | None, "a model folder, a hub id, or `tiny` / `tiny-contrastive`"] = field(
+        default=None, metadata={"positional": True}
+    )
+    out: Annotated[Path, "folder to write"] = Path("runs/export")
+    prompt: Annotated[str | None, "prompt name or the path of a TOML file; one_word"] = None
+    pooling: Annotated[str | None, "mean, last; with --remote-code every other one too; mean"] = None
+    layer: Annotated[int, "as transformers counts hidden_states; -1 is the last, after the final norm"] = -1
+    repair: Annotated[Path | None, "a saved repair (.safetensors); none: the vectors as they are"] = None
+    run: Annotated[Path | None, "a run of `clearsight evaluate` to take all of this from"] = None
+    recipe: Annotated[str | None, "which of the run's repairs, such as realign or self_aligned"] = None
+    queries: Annotated[
+        Literal["text", "image", "image+text"] | None, "the one modality of queries, where they have one"
+    ] = None
+    candidates: Annotated[
+        Literal["text", "image", "image+text"] | None, "the one modality of candidates, likewise"
+    ] = None
+    remote_code: Annotated[bool, "allow a folder with code in it, where a stock one cannot be"] = False
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], "what the folder's weights are loaded in"] = (
+        "float32"
+    )
+    overwrite: Annotated[bool, "replace an export that is already there"] = False
+    trust_remote_code: Annotated[
+        bool, "run code that comes with the model folder; off unless you trust it"
+    ] = False
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    folder: Path
+    form: str
+    reasons: tuple[str, ...]
+    limits: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "form": self.form,
+            "reasons": list(self.reasons),
+            "limits": list(self.limits),
+        }
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is exported, and what the card tells of where it was measured."""
+
+    model: str
+    prompt: str
+    pooling: str
+    repair: Path | None
+    queries: Modality | None
+    candidates: Modality | None
+    task: str = ""
+    outcome: str = ""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export(config: ExportConfig, ui: Ui | None = None) -> ExportResult:
+    """Write the folder, whole or not at all.
+
+    Raises:
+        UsageError: neither a model nor a run, a retriever that is no stock folder (with every reason), a
+            place that is taken.
+        DataError: the run or the repair cannot be read, or does not fit the model.
+        ModelError: as the model says.
+    """
+    from clearsight.formats.model_card import CardFacts, model_card
+    from clearsight.formats.sentence_transformers import Retriever, plan_folder
+    from clearsight.formats.sentence_transformers_folder import export_facts, write_export
+    from clearsight.models.encoder import Encoder
+    from clearsight.models.load import load_model
+    from clearsight.pooling import poolings
+    from clearsight.repair import load_repair
+
+    ui = ui or Quiet()
+    chosen = _chosen(config)
+    repair = None if chosen.repair is None else load_repair(chosen.repair)
+    loaded = load_model(chosen.model, device="cpu", trust_remote_code=config.trust_remote_code)
+    encoder = Encoder(loaded, prompt=chosen.prompt, pooling=chosen.pooling, layer=config.layer)
+    retriever = Retriever(
+        loaded,
+        encoder.template,
+        poolings.get(encoder.pooling),
+        config.layer,
+        repair,
+        chosen.queries,
+        chosen.candidates,
+    )
+    plan = plan_folder(retriever, remote_code=config.remote_code, dtype=config.dtype)
+    facts = export_facts(retriever, plan, encoder.origin(counterpart=chosen.candidates))
+    facts["outcome"] = chosen.outcome
+    card = model_card(CardFacts.of(retriever, plan, chosen.task, chosen.scores))
+    write_export(config.out, retriever, plan, facts=facts, card=card, overwrite=config.overwrite)
+    for limit in plan.limits:
+        ui.say(f"note: {limit}")
+    ui.say(f"A {plan.form} folder of sentence-transformers: {config.out}")
+    ui.say(f"Prove it: clearsight verify {config.out} --against {chosen.model}")
+    return ExportResult(config.out, plan.form, plan.reasons, plan.limits)
+
+
+def _chosen(config: ExportConfig) -> _Chosen:
+    if config.run is not None:
+        return _from_run(config)
+    if config.model is None:
+        raise UsageError(
+            "Give a model or a run.", do="`clearsight export MODEL --repair FILE --out FOLDER`, or --run."
+        )
+    if config.recipe is not None:
+        raise UsageError("A recipe is one of a run.", where="--recipe", do="Give --run, or --repair FILE.")
+    return _Chosen(
+        config.model,
+        config.prompt or "one_word",
+        config.pooling or "mean",
+        config.repair,
+        config.queries,
+        config.candidates,
+    )
+
+
+def _from_run(config: ExportConfig) -> _Chosen:
+    from clearsight.run import Run
+
+    assert config.run is not None
+    given = [name for name in ("prompt", "pooling", "repair") if getattr(config, name) is not None]
+    if given:
+        raise UsageError(
+            f"The run knows its own {' and '.join(given)}.", where="--run", do="Leave these flags out."
+        )
+    run = Run.open(config.run)
+    settings = run.manifest.get("config", {})
+    if run.manifest.get("job") != "evaluate" or (settings.get("model") or config.model) is None:
+        raise UsageError(
+            "This is no run of `clearsight evaluate` with a model.",
+            where=str(config.run),
+            do="Give MODEL, --prompt, --pooling and --repair FILE instead.",
+        )
+    outcome = _outcome(run, config.recipe)
+    file = run.folder / "repairs" / f"{outcome}.safetensors"
+    queries, candidates = _sides(config, settings)
+    return _Chosen(
+        config.model or settings["model"],
+        settings["prompt"],
+        settings["pooling"],
+        file if file.is_file() else None,
+        queries,
+        candidates,
+        settings.get("task") or "",
+        outcome,
+        run.read_scores()[outcome],
+    )
+
+
+def _outcome(run: Run, recipe: str | None) -> str:
+    """The name of one of the run's outcomes; the only one needs no recipe.
+
+    Raises:
+        UsageError: no such recipe in the run, or several outcomes and none named.
+    """
+    by_recipe = {_recipe_of(name): name for name in run.read_scores()}
+    if recipe is None and len(by_recipe) == 1:
+        return next(iter(by_recipe.values()))
+    if recipe not in by_recipe:
+        what = "Which of the run's repairs?" if recipe is None else f"The run has no recipe '{recipe}'."
+        raise UsageError(what, where="--recipe", do=f"There are: {', '.join(sorted(by_recipe))}.")
+    return by_recipe[recipe]
+
+
+def _recipe_of(outcome: str) -> str:
+    """The recipe at the end of an outcome's name: the longest that fits."""
+    from clearsight.jobs.recipes import RECIPES
+
+    fitting = [name for name in RECIPES if outcome.endswith(f"-{name.replace('_', '-')}")]
+    return max(fitting, key=len, default=outcome)
+
+
+def _sides(config: ExportConfig, settings: Mapping[str, Any]) -> tuple[Modality | None, Modality | None]:
+    """The modality of each side: as given, else as the run's task has it, where it has only one."""
+    if config.queries is not None or config.candidates is not None or not settings.get("task"):
+        return config.queries, config.candidates
+    from clearsight.data import load_task
+
+    try:
+        task = load_task(settings["task"], data=settings.get("data"))
+    except (DataError, UsageError) as error:
+        raise DataError(
+            f"The run's task cannot be read to learn the modalities of its sides: {error.what}",
+            where=str(settings["task"]),
+            do="Name them: --queries text --candidates image.",
+        ) from error
+    queries, candidates = ({item.modality for item in side} for side in (task.queries, task.candidates))
+    return (
+        queries.pop() if len(queries) == 1 else None,
+        candidates.pop() if len(candidates) == 1 else None,
+    )
