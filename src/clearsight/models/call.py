@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 _CAPTIONS_AT_ONCE = 256  # captions are not kept: this many at most are written again after a kill
 
 
+def vector_key(item: Item, role: Role) -> str:
+    """Under what a vector is kept: the item's content and the side that its prompt is worded for.
+
+    Raises:
+        ItemError: as `content_key`.
+    """
+    return f"{content_key(item)}:{role}"
+
+
 class Call:
     """The items of one call, what is known of them, and what was refused."""
 
@@ -62,7 +71,7 @@ class Call:
 
     def _key_all(self) -> None:
         def key(place: int) -> str:
-            return f"{content_key(self.items[place])}:{self.role}"
+            return vector_key(self.items[place], self.role)
 
         places: dict[str, list[int]] = {}
         workers = self.encoder.threads if any(item.image is not None for item in self.items) else 0

@@ -1,0 +1,166 @@
+"""A table of millions is parsed once; what changed is parsed again; what is broken is told with its line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from clearsight.data import indexed
+from clearsight.data.indexed import ParquetImages, cache_folder, indexed_jsonl, indexed_parquet
+from clearsight.data.item_table import ItemTable
+from clearsight.errors import DataError
+
+SCHEMA = pa.schema({"did": pa.string(), "txt": pa.string(), "img_path": pa.string()})
+
+
+def shape(batch: pa.RecordBatch) -> pa.RecordBatch:
+    text = pc.utf8_upper(batch.column("txt"))
+    return pa.record_batch({"id": batch.column("did"), "text": text, "image": batch.column("img_path")})
+
+
+def write(path: Path, rows, end: str = "\n") -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + end)
+    return path
+
+
+def rows(count: int):
+    return [
+        {"did": f"d{i}", "txt": None if i % 3 else f"text {i}", "img_path": f"{i}.png", "extra": {"x": [i]}}
+        for i in range(count)
+    ]
+
+
+def read(path: Path, cache: Path, version: str = "1") -> pa.Table:
+    return indexed_jsonl(path, SCHEMA, shape, version=version, cache=cache)
+
+
+def test_a_table_is_what_the_file_says_and_null_columns_have_a_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexed, "_BLOCK_BYTES", 200)
+    table = read(write(tmp_path / "pool.jsonl", rows(50)), tmp_path / "cache")
+    items = ItemTable(table, images=Path("images"))
+    assert [item.text for item in items] == [None if i % 3 else f"TEXT {i}" for i in range(50)]
+    assert items[49].image == str(Path("images/49.png"))
+    assert table.column("text").num_chunks > 1
+
+
+def test_it_is_parsed_once_and_again_when_file_or_shape_changed(tmp_path, monkeypatch):
+    parsed = []
+    inner = indexed._json_batches
+    monkeypatch.setattr(indexed, "_json_batches", lambda *given: parsed.append(1) or inner(*given))
+    path, cache = write(tmp_path / "pool.jsonl", rows(5)), tmp_path / "cache"
+    first = read(path, cache)
+    assert read(path, cache).equals(first)
+    assert len(parsed) == 1
+    read(path, cache, version="2")
+    assert len(parsed) == 2
+    facts = path.stat()
+    path.write_text(path.read_text().replace("text 0", "text X"))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert read(path, cache).column("text")[0].as_py() == "TEXT X", "same size, same time"
+    assert first.column("text")[0].as_py() == "TEXT 0", "a table that is open stays as it was"
+    assert not list(cache.glob(".*")), "nothing temporary is left"
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "do"),
+    [
+        ('{"did": "a"}\n{"did": "b", "tx', "line 2", "download it again"),
+        ('{"did": "a"}\nhello\n{"did": "b"}\n', "line 2", "Correct that line"),
+        ('{"did": "a"}\n{"did": ["b"]}\n', "pool.jsonl", "Correct that line"),
+    ],
+)
+def test_broken_lines_are_told(tmp_path, content, where, do):
+    path = tmp_path / "pool.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read(path, tmp_path / "cache")
+    assert where in caught.value.where
+    assert do in caught.value.do
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_no_file_no_rows_no_room(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "none.jsonl", tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError):
+        read(tmp_path / "empty.jsonl", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be kept"):
+        read(write(tmp_path / "pool.jsonl", rows(2)), tmp_path / "file")
+
+
+def test_the_cache_lies_where_the_user_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CLEARSIGHT_CACHE", raising=False)
+    assert cache_folder() == tmp_path / "clearsight" / "tables"
+    monkeypatch.setenv("CLEARSIGHT_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own" / "tables"
+
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def parquet(folder: Path) -> list[Path]:
+    paths = []
+    for part in range(2):
+        numbers = range(10 * part, 10 * part + 10)
+        image = [{"bytes": b"image %d" % i, "path": None} if i % 4 else None for i in numbers]
+        table = pa.table(
+            {"id": [f"i{i}" for i in numbers], "text": ["t"] * 10, "image": pa.array(image, IMAGE)}
+        )
+        paths.append(folder / f"part-{part}.parquet")
+        pq.write_table(table, paths[-1], row_group_size=3)
+    return paths
+
+
+def test_parquet_images_are_read_by_row_group_and_never_all(tmp_path, monkeypatch):
+    paths = parquet(tmp_path)
+    count = iter(range(20))
+
+    def numbered(batch):
+        return pa.record_batch(
+            {
+                "id": batch.column("id"),
+                "text": batch.column("text"),
+                "image": pa.array([next(count) for _ in range(batch.num_rows)]),
+            }
+        )
+
+    table = indexed_parquet(paths, ("id", "text"), numbered, version="1", cache=tmp_path / "cache")
+    groups = []
+    inner = ParquetImages._read_group
+    monkeypatch.setattr(ParquetImages, "_read_group", lambda self, g: groups.append(g) or inner(self, g))
+    items = ItemTable(table, images=ParquetImages(paths, "image"))
+    assert [item.image for item in items] == [b"image %d" % i if i % 4 else None for i in range(20)]
+    assert groups == list(range(8)), "each group once"
+    assert items[13].image == b"image 13"
+    assert items[::-1][2].image == b"image 17"
+
+
+def test_half_a_parquet_file(tmp_path):
+    [path, _] = parquet(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        indexed_parquet([path], ("id",), shape, version="1", cache=tmp_path)
+    assert caught.value.do == "Download it again."
+    with pytest.raises(DataError, match="cannot be read"):
+        ParquetImages([path], "image")
+
+
+def test_missing_columns_and_files(tmp_path):
+    paths = parquet(tmp_path)
+    with pytest.raises(DataError, match="no column 'name'"):
+        indexed_parquet(paths, ("name",), shape, version="1", cache=tmp_path)
+    with pytest.raises(DataError, match="no column 'picture'"):
+        ParquetImages(paths, "picture")
+    with pytest.raises(DataError, match="no parquet files"):
+        indexed_parquet([], ("id",), shape, version="1", cache=tmp_path)
+    with pytest.raises(IndexError):
+        ParquetImages(paths, "image").read([20])
