@@ -36,6 +36,8 @@ JOBS = {
     "repair": ("RepairConfig", "repair"),
     "evaluate": ("EvaluateConfig", "evaluate"),
     "diagnose": ("DiagnoseConfig", "diagnose"),
+    "tasks": ("TasksConfig", "tasks"),
+    "reproduce": ("ReproduceConfig", "reproduce"),
 }
 # group -> (sentence, command -> (config, function)), all in the job module of the group's name
 GROUPS = {

@@ -142,7 +142,9 @@ def as_side(embeddings: Embeddings, side: Role) -> Embeddings:
 
 
 def kept(task: Task, queries: Embeddings, candidates: Embeddings) -> Task:
-    """The task without skipped items; a query whose relevant items are all gone is not judged."""
+    """The task without skipped items. A query whose relevant items are all gone is not judged, nor is one
+    whose pool has lost a candidate: among fewer it would win by default.
+    """
     if len(queries) == len(task.queries) and len(candidates) == len(task.candidates):
         return task
     query_ids, candidate_ids = set(queries.ids), set(candidates.ids)
@@ -159,7 +161,7 @@ def kept(task: Task, queries: Embeddings, candidates: Embeddings) -> Task:
         relevance={
             q: {c: g for c, g in grades.items() if c in candidate_ids}
             for q, grades in task.relevance.items()
-            if q in query_ids
+            if q in query_ids and candidate_ids.issuperset(task.pools.get(q, ()))
         },
         pools=lists(dict(task.pools)),
         excluded=lists(dict(task.excluded)),

@@ -67,7 +67,10 @@ Skips: TypeAlias = "tuple[tuple[str, str], ...]"
 
 @dataclass(frozen=True)
 class Judged:
-    """What is kept of a task once it is judged and written; its vectors are gone."""
+    """What is kept of a task once it is judged and written; its vectors are gone.
+
+    A task without public answers has no rows; `files` are its rankings.
+    """
 
     name: str
     rows: tuple[ResultRow, ...]
@@ -76,6 +79,7 @@ class Judged:
     curves: tuple[Curve, ...]
     geometry: tuple[GeometryRow, ...]
     skipped: Skips = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,16 @@ def evaluate(config: EvaluateConfig, ui: Ui | None = None) -> EvaluateResult:
             run.warn(warning)
         run.write_scores({name: scores for judged in found for name, scores in judged.scores.items()})
         run.write_json("table.json", rows_to_json(rows))
-        _report(run, config, found, rows, skipped)
-    ui.show(render_table(rows, ui.width))
+        if rows:
+            _report(run, config, [judged for judged in found if judged.rows], rows, skipped)
+            ui.show(render_table(rows, ui.width))
     for warning in warnings:
         ui.say(warning)
-    ui.say(f"Report: {run.path('report.html')}")
+    for judged in found:
+        for file in judged.files:
+            ui.say(f"{judged.name} has no public answers; its ranking: {run.folder / file}")
+    if rows:
+        ui.say(f"Report: {run.folder / 'report.html'}")
     return EvaluateResult(config.out, rows, skipped)
 
 
@@ -203,6 +212,8 @@ def _judged(
     """Repair, rank, score and write one task."""
     from clearsight.jobs.compare import compare, curves, examples, write_outcomes
 
+    if not task.relevance:
+        return Judged(name, (), {}, (), (), (), skipped, _ranked(run, config, name, task, sides))
     embedding = "vectors" if config.vectors else f"{config.pooling}, {config.prompt}"
     outcomes = compare(task, sides, config.repairs, embedding=embedding, task_label=name)
     write_outcomes(run, outcomes)
@@ -216,6 +227,31 @@ def _judged(
         tuple(outcome.geometry_row() for outcome in outcomes),
         skipped,
     )
+
+
+def _ranked(run: Run, config: EvaluateConfig, name: str, task: Task, sides: Sides) -> tuple[str, ...]:
+    """Rank a task that only its owners can score; where they have a server, write the file it takes."""
+    from clearsight.data.benchmarks import BENCHMARKS
+    from clearsight.data.benchmarks.base import SUBMITTED
+    from clearsight.jobs.recipes import RECIPES
+    from clearsight.ranking import rank
+
+    first, _, second = name.partition("/")
+    files = []
+    for recipe in config.repairs:
+        repaired = RECIPES.get(recipe).apply(sides)
+        ranking = rank(
+            repaired.queries, repaired.candidates, SUBMITTED, pools=task.pools, excluded=task.excluded
+        )
+        stem = "-".join(f"{name} {recipe}".replace("/", " ").replace("_", " ").split())
+        file = f"rankings/{stem}.trec"
+        run.write_ranking(file, ranking)
+        content = BENCHMARKS.get(first).submission(second, ranking) if first in BENCHMARKS.names() else None
+        if content is not None:
+            file = f"submissions/{stem}.json"
+            run.write_bytes(file, content)
+        files.append(file)
+    return tuple(files)
 
 
 def _report(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clearsight.errors import DataError
 from clearsight.registry import Registry
-from clearsight.types import Task
+from clearsight.types import Ranking, Task
 
 if TYPE_CHECKING:
     from clearsight.data.sources import TaskOptions
@@ -36,6 +36,8 @@ class Benchmark:
             aliases, and for variants too many to list in `sets`.
         groups: name of an average -> its sets ("classification", "in-domain" ...), for means over sets.
         citation: the paper, short.
+        submission: (set, ranking of at least `SUBMITTED` ranks) -> the file that the owners' server scores,
+            for sets whose answers are not public; None for other sets.
     """
 
     name: str
@@ -52,7 +54,11 @@ class Benchmark:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     citation: str = ""
     known_as: Callable[[str], str | None] = lambda _: None
+    submission: Callable[[str, Ranking], bytes | None] = lambda _, __: None
 
+
+SUBMITTED = 50
+"""Ranks a query that a server asks for at most."""
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 

@@ -9,13 +9,12 @@
 Splits are `val` and `test1`. The pool is every image of the split; the query's own reference is left out of
 it, as in the paper (`+reference`: it stays in). In the sets ending in `_subset` a query ranks the members of
 its `img_set` less the reference: five images much alike. Relevant is `target_hard` alone, as in the paper;
-test1 has none, and its rankings are scored by the owners' server (`write_submission`).
+test1 has none, and its rankings are scored by the owners' server (`server_file`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,7 +23,6 @@ from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns,
 from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.tables import Faults
 from clearsight.errors import DataError, UsageError
-from clearsight.files import write_atomic
 from clearsight.types import Item, Ranking, Task
 
 if TYPE_CHECKING:
@@ -114,16 +112,16 @@ def submission(ranking: Ranking, metric: Metric, *, version: str = "rc2") -> dic
     return best
 
 
-def write_submission(
-    ranking: Ranking, path: str | os.PathLike[str], metric: Metric, *, version: str = "rc2"
-) -> None:
-    """Write `submission` as the JSON to upload, without white space: the server takes 5 MB.
+def server_file(name: str, ranking: Ranking) -> bytes | None:
+    """`submission` for a set of test1 as the JSON to upload, without white space: the server takes 5 MB.
 
     Raises:
-        UsageError, DataError: as `submission`.
+        DataError: as `submission`.
     """
-    text = json.dumps(submission(ranking, metric, version=version), separators=(",", ":"))
-    write_atomic(path, text.encode())
+    if not name.startswith("test1"):
+        return None
+    metric: Metric = "recall_subset" if "_subset" in name else "recall"
+    return json.dumps(submission(ranking, metric), separators=(",", ":")).encode()
 
 
 def looks(folder: Path) -> bool:
@@ -232,8 +230,8 @@ BENCHMARKS.add(
         licence="annotations MIT; images as NLVR2 says",
         size="14 MB of annotations; images of val and test1 a few GB, on request from NLVR2",
         measures=_MEASURES,
-        groups={"val": ("val", "val_subset")},
         citation="Liu et al. 2021, arXiv:2108.04024",
+        submission=server_file,
         known_as=lambda name: known if (known := name.removesuffix("-reference")) in SETS else None,
     ),
 )
