@@ -13,6 +13,7 @@ A package offers its own under the entry-point group `clearsight.task_source`.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,12 +112,17 @@ def _find(spec: str | os.PathLike[str]) -> TaskSource:
         if not path.exists():
             raise DataError("The task's file or folder does not exist.", where=name, do="Correct the path.")
         return partial(_own, path)
-    try:
-        return _by_alias(name) or TASK_SOURCES.get(name)
-    except UsageError as fault:
+    source = _by_alias(name)
+    if source is None and name in task_sources():
+        source = TASK_SOURCES.get(name)
+    if source is None:
+        near = difflib.get_close_matches(name, task_sources(), n=3)
+        hint = f"Did you mean {' or '.join(repr(one) for one in near)}? " if near else ""
         raise UsageError(
-            f"'{name}' is neither a task nor a file or folder.", do=(fault.do or "") + " Or give a path."
-        ) from fault
+            f"'{name}' is neither a task nor a file or folder.",
+            do=f"{hint}`clearsight tasks` lists what there is. Or give a path.",
+        )
+    return source
 
 
 def _by_alias(name: str) -> TaskSource | None:

@@ -36,7 +36,7 @@ def score(
     Args:
         ranking: counted (ranked with relevance), or a list without ties across its end.
         relevance: the grades. None: those counted in the ranking, all of grade 1.
-        measures: hit_rate@k, recall@k, precision@k, mrr, mrr@k, ndcg, ndcg@k, map, map@k.
+        measures: hit_rate@k, recall@k, all_recall@k, precision@k, mrr, mrr@k, ndcg, ndcg@k, map, map@k.
         groups: query id -> group. A group is one unit: its value is the product of its members' values, so
             that a hit counts only if every member hits (members taken as independent under ties). A query
             without a group is its own. A group with a member that is not judged is not judged.
