@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -288,12 +287,17 @@ def work(mode: str, name: str, folder: Path, sizes: dict[str, int]) -> None:
     __import__(IMPORTS[mode])
     given = WORK[mode][name]
     run = given(folder, sizes) if mode == "measures" else partial(given, folder, sizes)
-    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    imported = most_held()
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak": peak, "imported": imported}))
+    print(json.dumps({"seconds": seconds, "peak": most_held(), "imported": imported}))
+
+
+def most_held() -> int:
+    """Bytes this process held at most (`ru_maxrss` would carry over what its parent held)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(row for row in status.splitlines() if row.startswith("VmHWM")).split()[1]) * 1024
 
 
 def measure(mode: str, folder: Path, sizes: dict[str, int], rounds: int, *, save: bool) -> None:

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "help": ((),),
     "rank": ((),),
+    "scale": (("metadata",), ("ranking", "--rounds", "1"), ("measures",)),
     "realign": ((),),
     "embed": ((),),
     "sae": ((), ("--width", "1024", "--concepts", "16384", "--k", "50")),

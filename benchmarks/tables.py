@@ -117,6 +117,36 @@ def rank() -> str:
     return section("Ranking beside faiss-cpu IndexFlatIP", note, head, rows, lines)
 
 
+SCALES = {
+    "metadata": ("jsonl to a checked task, first time", "x the parser alone", "pyarrow"),
+    "ranking": ("ranked and scored from the store", "x the matrix product alone", "sgemm"),
+    "measures": ("seven measures of a ranking", "x pytrec_eval", "pytrec_eval"),
+}
+
+
+def scale() -> str:
+    lines = newest("scale", "mode", "sizes")
+    rows = []
+    for line in lines:
+        what, unit, below = SCALES[line["mode"]]
+        size = {
+            "metadata": "{candidates:,}",
+            "ranking": "{queries:,} x {candidates:,} x {width:,}",
+            "measures": "{queries:,} queries",
+        }[line["mode"]].format(**line["sizes"])
+        own, *others = line["seconds"]
+        told = ", ".join(f"{name} {seconds(line, name)}" for name in others)
+        held = " / ".join(f"{size / 2**20:.0f}" for size in line["peak_bytes"].values())
+        rows.append([what, size, seconds(line, own), told, f"{spread(line['ratio'][below])} {unit}", held])
+    head = ["what", "size", "ours s", "others s", "ours", "most MiB held (ours / others)"]
+    note = (
+        "Each contender in a process of its own; seconds without imports, memory with them. `again` reads "
+        "the table that the first time left parsed; `read` reads the vectors' bytes and nothing else. "
+        "Command: `python benchmarks/bench_scale.py metadata`, `... ranking`, `... measures`."
+    )
+    return section("Pools of a million", note, head, rows, lines)
+
+
 def realign() -> str:
     lines = newest("realign", "n", "d")
     rows = [
@@ -240,7 +270,7 @@ def section(title: str, note: str, head: list[str], rows: list[list[str]], lines
 
 
 def main() -> None:
-    parts = [HEAD, embed(), rank(), realign(), sae(), concepts(), start()]
+    parts = [HEAD, embed(), rank(), scale(), realign(), sae(), concepts(), start()]
     PAGE.write_text("\n".join(part for part in parts if part))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from clearsight.repair.base import Repair
 from clearsight.repair.refine import Refinement
 from clearsight.repair.self_align import SelfAlign
 from clearsight.repair.state import Arrays, digest, pack, pack_settings, unpack, unpack_settings
-from clearsight.types import Embeddings
+from clearsight.repair.streamed import RepairedRows, fit_in_blocks
+from clearsight.types import Embeddings, RowSource
 
 By: TypeAlias = Literal["side", "modality", "joint"]
 FitOn: TypeAlias = Literal["sides", "candidates", "joint", "modality", "support"]
@@ -54,17 +55,22 @@ class PerGroup:
         self.repairs_: dict[str, Repair] = {}
         self._digest: str | None = None
 
-    def fit(self, *parts: Embeddings) -> PerGroup:
+    def fit(self, *parts: RowSource) -> PerGroup:
         """Fit one clone of the estimator on each group of the rows given.
+
+        Parts that are no `Embeddings` are read block by block.
 
         Raises:
             DataError: no rows, widths that differ, or a group with fewer than two different rows.
-            UsageError: the estimator needs pairs.
+            UsageError: the estimator needs pairs, or (rows read in blocks) all rows at once.
         """
         if isinstance(self.estimator, SelfAlign):
             raise UsageError("SelfAlign is fitted on pairs.", do="Call fit_pairs(images, captions).")
+        inside = [part for part in parts if isinstance(part, Embeddings)]
+        if len(inside) < len(parts):
+            return fit_in_blocks(self, parts)
         groups: dict[str, list[NDArray[np.float32]]] = {}
-        for part in parts:
+        for part in inside:
             for group, index_N in self._groups(part).items():
                 groups.setdefault(group, []).append(part.rows_ND[index_N])
         if not groups:
@@ -124,8 +130,14 @@ class PerGroup:
         self.repairs_ = {"text": aligned.text_side, "image": aligned, "image+text": aligned}
         return self
 
-    def transform(self, embeddings: Embeddings, *, recentre: bool = False) -> Embeddings:
+    @overload
+    def transform(self, embeddings: Embeddings, *, recentre: bool = False) -> Embeddings: ...
+    @overload
+    def transform(self, embeddings: RowSource, *, recentre: bool = False) -> RowSource: ...
+    def transform(self, embeddings: RowSource, *, recentre: bool = False) -> RowSource:
         """Repair every row by its group's statistics; one row is enough.
+
+        Rows that are no `Embeddings` are repaired as they are taken.
 
         Args:
             recentre: centre each (side, modality) of these rows on its own mean instead of the stored one,
@@ -137,7 +149,12 @@ class PerGroup:
 
         Raises:
             DataError: a group that was not fitted, or another width.
+            UsageError: `recentre` for rows that are read as they are taken.
         """
+        if not isinstance(embeddings, Embeddings):
+            if recentre:
+                raise UsageError("Rows read in blocks keep the stored mean.", do="Leave recentre off.")
+            return RepairedRows(embeddings, self)
         groups = self._groups(embeddings)
         unknown = sorted(set(groups) - set(self.repairs_))
         if unknown:
@@ -232,7 +249,7 @@ class PerGroup:
 def fit_repair(
     estimator: Repair,
     queries: Embeddings,
-    candidates: Embeddings,
+    candidates: RowSource,
     fit_on: FitOn = "sides",
     support: Embeddings | None = None,
 ) -> PerGroup:
