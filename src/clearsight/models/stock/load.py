@@ -148,7 +148,7 @@ def _take_off_normalize(pipeline: SentenceTransformer) -> bool:
         return True
     if not isinstance(last[1], Router):
         return False
-    routes = list(last[1].sub_modules.values())
+    routes: list[Any] = list(last[1].sub_modules.values())
     if not all(len(route) > 1 and isinstance(route[-1], Normalize) for route in routes):
         return False
     for route in routes:
