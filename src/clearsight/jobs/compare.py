@@ -91,7 +91,7 @@ def judge(
             pools=task.pools,
             excluded=task.excluded,
         )
-        scores = score(ranking, measures=task.measures, groups=task.groups)
+        scores = score(ranking, task.relevance, task.measures, groups=task.groups)
         rival = outcomes.get(RECIPES.get(name).against or "")
         headline = task.measures[0]
         outcomes[name] = Outcome(

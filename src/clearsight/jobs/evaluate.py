@@ -197,8 +197,13 @@ def _encoder(config: EvaluateConfig) -> Encoder:
     from clearsight.models.load import load_model
 
     assert config.model is not None
+    loaded = load_model(config.model, head=config.unlabelled is not None)
+    if config.unlabelled is not None and loaded.kind == "contrastive":
+        raise UsageError(
+            "A contrastive model cannot caption images.", where="--unlabelled", do="Leave it out."
+        )
     return Encoder(
-        load_model(config.model, head=config.unlabelled is not None),
+        loaded,
         prompt=config.prompt,
         pooling=config.pooling,
         cache=config.cache,
@@ -214,8 +219,7 @@ def _judged(
 
     if not task.relevance:
         return Judged(name, (), {}, (), (), (), skipped, _ranked(run, config, name, task, sides))
-    embedding = "vectors" if config.vectors else f"{config.pooling}, {config.prompt}"
-    outcomes = compare(task, sides, config.repairs, embedding=embedding, task_label=name)
+    outcomes = compare(task, sides, config.repairs, embedding=_embedding(sides), task_label=name)
     write_outcomes(run, outcomes)
     shown = 0 if config.vectors or place >= TASKS_SHOWN else QUERIES_SHOWN
     return Judged(
@@ -227,6 +231,12 @@ def _judged(
         tuple(outcome.geometry_row() for outcome in outcomes),
         skipped,
     )
+
+
+def _embedding(sides: Sides) -> str:
+    """How the tables name the vectors: by what is known of their origin."""
+    origin = sides.queries.origin
+    return f"{origin['pooling']}, {origin['prompt']}" if {"pooling", "prompt"} <= origin.keys() else "vectors"
 
 
 def _ranked(run: Run, config: EvaluateConfig, name: str, task: Task, sides: Sides) -> tuple[str, ...]:

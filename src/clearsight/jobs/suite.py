@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clearsight.types import Score
 
 
-def expand(names: Sequence[str], data: Path | None) -> list[str]:
+def expand(names: str | Sequence[str], data: Path | None) -> list[str]:
     """Task names, a benchmark's name standing for its sets that are on disk, and so a group of its sets.
 
     `mmeb` is every set of its average "all" (every set it has, where it has no such average) whose files lie
@@ -24,7 +24,7 @@ def expand(names: Sequence[str], data: Path | None) -> list[str]:
     from clearsight.data.benchmarks import BENCHMARKS
 
     found: dict[str, None] = {}
-    for name in names:
+    for name in (names,) if isinstance(names, str) else names:
         first, _, second = name.partition("/")
         benchmark = BENCHMARKS.get(first) if first in BENCHMARKS.names() else None
         if benchmark is None or second in benchmark.sets or (second and second not in benchmark.groups):
