@@ -47,7 +47,7 @@ def redo(bench: Bench) -> Redone:
                 pairs_P2, shown = positives(task, queries, candidates)
                 placed = embed_map(np.concatenate([queries.rows_ND, shown.rows_ND]), method="umap")
                 views[label] = placed.points_N2, len(queries), pairs_P2
-                notes += [placed.note] if placed.note else []
+                notes += [f"{data}, {label}: {placed.note}"] if placed.note else []
                 measure = task.measures[0]
                 scores = {measure: scored(task, queries, candidates)[measure]}
                 none = none or scores
