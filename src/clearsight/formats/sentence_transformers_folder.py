@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import blake2b, file_digest
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,18 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         raise DataError("This file does not describe an export.", where=str(file), do="Export again.")
     return facts
+
+
+def folder_digest(folder: str | os.PathLike[str]) -> str:
+    """A digest of every file but the card and the record of `verify`; changes with names and contents."""
+    together = blake2b(digest_size=20)
+    place = Path(folder)
+    for file in sorted(file for file in place.rglob("*") if file.is_file()):
+        name = file.relative_to(place).as_posix()
+        if name not in (VERIFY, "README.md") and not name.startswith(".cache/"):
+            with file.open("rb") as stream:
+                together.update(f"{name}\0".encode() + file_digest(stream, blake2b).digest())
+    return together.hexdigest()
 
 
 def _check_free(place: Path, overwrite: bool) -> None:

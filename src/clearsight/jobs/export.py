@@ -33,6 +33,7 @@ class ExportConfig:
     repair: Annotated[Path | None, "a saved repair (.safetensors); none: the vectors as they are"] = None
     run: Annotated[Path | None, "a run of `clearsight evaluate` to take all of this from"] = None
     recipe: Annotated[str | None, "which of the run's repairs, such as realign or self_aligned"] = None
+    task: Annotated[str | None, "which of the run's tasks, where it has several"] = None
     queries: Annotated[
         Literal["text", "image", "image+text"] | None, "the one modality of queries, where they have one"
     ] = None
@@ -159,9 +160,11 @@ def _from_run(config: ExportConfig) -> _Chosen:
             where=str(config.run),
             do="Give MODEL, --prompt, --pooling and --repair FILE instead.",
         )
-    outcome = _outcome(run, config.recipe)
+    task = _task(config, run)
+    start = _slug(f"{task} {settings['pooling']} {settings['prompt']}")
+    outcome = _outcome(run, start, config.recipe)
     file = run.folder / "repairs" / f"{outcome}.safetensors"
-    queries, candidates = _sides(config, settings)
+    queries, candidates = _sides(config, task, settings)
     return _Chosen(
         config.model or settings["model"],
         settings["prompt"],
@@ -169,22 +172,37 @@ def _from_run(config: ExportConfig) -> _Chosen:
         file if file.is_file() else None,
         queries,
         candidates,
-        settings.get("task") or "",
+        task,
         outcome,
         run.read_scores()[outcome],
     )
 
 
-def _outcome(run: Run, recipe: str | None) -> str:
-    """The name of one of the run's outcomes; the only one needs no recipe.
+def _task(config: ExportConfig, run: Run) -> str:
+    """The run's task, or the one that was named.
+
+    Raises:
+        UsageError: several and none named, or one that the run has not.
+    """
+    names: list[str] = list(run.manifest.get("origins", {}))
+    if config.task is None and len(names) == 1:
+        return names[0]
+    if config.task is None or config.task not in names:
+        what = "Which of the run's tasks?" if config.task is None else f"The run has no task '{config.task}'."
+        raise UsageError(what, where="--task", do=f"There are: {', '.join(names)}.")
+    return config.task
+
+
+def _outcome(run: Run, start: str, recipe: str | None) -> str:
+    """The name of one of the run's outcomes that begin with `start`; the only one needs no recipe.
 
     Raises:
         UsageError: no such recipe in the run, or several outcomes and none named.
     """
-    by_recipe = {_recipe_of(name): name for name in run.read_scores()}
+    by_recipe = {_recipe_of(name): name for name in run.read_scores() if name.startswith(f"{start}-")}
     if recipe is None and len(by_recipe) == 1:
         return next(iter(by_recipe.values()))
-    if recipe not in by_recipe:
+    if recipe is None or recipe not in by_recipe:
         what = "Which of the run's repairs?" if recipe is None else f"The run has no recipe '{recipe}'."
         raise UsageError(what, where="--recipe", do=f"There are: {', '.join(sorted(by_recipe))}.")
     return by_recipe[recipe]
@@ -198,18 +216,21 @@ def _recipe_of(outcome: str) -> str:
     return max(fitting, key=len, default=outcome)
 
 
-def _sides(config: ExportConfig, settings: Mapping[str, Any]) -> tuple[Modality | None, Modality | None]:
+def _sides(
+    config: ExportConfig, name: str, settings: Mapping[str, Any]
+) -> tuple[Modality | None, Modality | None]:
     """The modality of each side: as given, else as the run's task has it, where it has only one."""
-    if config.queries is not None or config.candidates is not None or not settings.get("task"):
+    if config.queries is not None or config.candidates is not None:
         return config.queries, config.candidates
     from clearsight.data import load_task
 
+    known = {key: settings[key] for key in ("data", "n", "seed") if settings.get(key) is not None}
     try:
-        task = load_task(settings["task"], data=settings.get("data"))
+        task = load_task(name, **known)
     except (DataError, UsageError) as error:
         raise DataError(
             f"The run's task cannot be read to learn the modalities of its sides: {error.what}",
-            where=str(settings["task"]),
+            where=name,
             do="Name them: --queries text --candidates image.",
         ) from error
     queries, candidates = ({item.modality for item in side} for side in (task.queries, task.candidates))
@@ -217,3 +238,7 @@ def _sides(config: ExportConfig, settings: Mapping[str, Any]) -> tuple[Modality 
         queries.pop() if len(queries) == 1 else None,
         candidates.pop() if len(candidates) == 1 else None,
     )
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
