@@ -197,7 +197,7 @@ def test_prompts_without_data_on_the_shipped_model(redo: Any) -> None:
 def test_maps_are_umaps_where_there_are_points_enough(redo: Any) -> None:
     """numba compiles UMAP for a minute; fewer points than its neighbours are placed by components."""
     pytest.importorskip("umap")
-    table, _ = redo("embedder-figure-4", n=20)
+    table, _ = redo("embedder-figure-4")
     stand_ins = [sentence for sentence in table["differs"] if "too few" in sentence]
     assert len(stand_ins) == 3  # the prompts of the small ImageNet-R
     assert all(sentence.startswith("ImageNet-R") for sentence in stand_ins)
