@@ -15,7 +15,7 @@ from rich.console import Console
 from clearsight.data.benchmarks import BENCHMARKS
 from clearsight.errors import DataError
 from clearsight.jobs.papers import PUBLISHED, Cell, Published, Redone, embedder_table_2, embedder_table_4
-from clearsight.jobs.papers.averages import set_weights, weighted_mean, weighted_test
+from clearsight.jobs.papers.averages import set_weights
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.drawings import INK, PAPER, bars, darken
 from clearsight.jobs.papers.embedder_table_3 import TABLE as TABLE_3
@@ -100,7 +100,7 @@ class TestMeansOfMeans:
 
     def test_the_mean_is_that_of_the_groups_means(self) -> None:
         ours = self.scores(0)
-        found = weighted_mean(ours, set_weights(self.SETS, self.GROUPS))
+        found = mean_over_sets(ours, set_weights(self.SETS, self.GROUPS))
         naive = np.mean([np.mean([one.mean for one in ours[:3]]), ours[3].mean])
         assert found.mean == pytest.approx(naive)
         assert found.judged == 69
@@ -117,15 +117,15 @@ class TestMeansOfMeans:
             )
             for _ in range(4000)
         ]
-        found = weighted_mean(ours, weights)
+        found = mean_over_sets(ours, weights)
         assert [found.low, found.high] == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.02)
 
     def test_equal_weights_give_the_means_over_sets(self) -> None:
         ours, theirs = self.scores(2), self.scores(3)
         equal = [0.25] * 4
-        found, other = weighted_mean(ours, equal), mean_over_sets(ours)
+        found, other = mean_over_sets(ours, equal), mean_over_sets(ours)
         assert (found.mean, found.low, found.high) == pytest.approx((other.mean, other.low, other.high))
-        one, two = weighted_test(ours, theirs, equal), paired_test_over_sets(ours, theirs)
+        one, two = paired_test_over_sets(ours, theirs, equal), paired_test_over_sets(ours, theirs)
         for field in ("difference", "low", "high", "p_value", "n"):
             assert getattr(one, field) == pytest.approx(getattr(two, field))
 
@@ -134,14 +134,14 @@ class TestMeansOfMeans:
         ours = [score([1, 1, 0, 1]), score([1, 0])]
         theirs = [score([0, 1, 0, 1]), score([0, 0])]
         weights = [0.25, 0.75]
-        found = weighted_test(ours, theirs, weights)
+        found = paired_test_over_sets(ours, theirs, weights)
         steps = [0.25 / 4, 0.75 / 2]
         patterns = [a * steps[0] + b * steps[1] for a in (-1, 1) for b in (-1, 1)]
         assert found.difference == pytest.approx(sum(steps))
         assert found.p_value == pytest.approx(np.mean([abs(p) >= sum(steps) - 1e-12 for p in patterns]))
 
     def test_unjudged_queries_stay_out(self) -> None:
-        found = weighted_mean([score([1, math.nan, 0]), score([1.0])], [0.5, 0.5])
+        found = mean_over_sets([score([1, math.nan, 0]), score([1.0])], [0.5, 0.5])
         assert (found.mean, found.judged) == (0.75, 3)
 
 

@@ -80,7 +80,8 @@ def cells_of(
     table: Published, measured: Measured, settings: Sequence[Setting], columns: Sequence[Column]
 ) -> list[Cell]:
     """A cell for each setting and column that has a task, each tested against the setting it names."""
-    from clearsight.jobs.papers.averages import set_weights, weighted_mean, weighted_test
+    from clearsight.jobs.papers.averages import set_weights
+    from clearsight.metrics import mean_over_sets, paired_test_over_sets
 
     cells = []
     for setting in settings:
@@ -95,7 +96,7 @@ def cells_of(
                 theirs = _scores(measured, setting.against, column, there)
                 against = (
                     row_name(measured.model, setting.against),
-                    weighted_test(ours, theirs, weights),
+                    paired_test_over_sets(ours, theirs, weights),
                 )
             few = column.expected and len(there) != column.expected
             cells.append(
@@ -103,7 +104,7 @@ def cells_of(
                     table,
                     row_name(measured.model, setting.label),
                     column.label,
-                    ours[0] if len(ours) == 1 else weighted_mean(ours, weights),
+                    ours[0] if len(ours) == 1 else mean_over_sets(ours, weights),
                     against=against,
                     note=f"{len(there)} of {column.expected} sets" if few else "",
                 )
