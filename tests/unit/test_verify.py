@@ -133,6 +133,8 @@ def test_items_of_ones_own(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "items.jsonl"
     file.write_text("\n".join(json.dumps({"text": f"thing number {n}"}) for n in range(8)))
     assert verify(VerifyConfig(str(folder), items=file, python=fake(tmp_path))).passed
+    file.write_text(file.read_text() + "\n" + json.dumps({"text": "thing number 3"}))  # the same is no tie
+    assert verify(VerifyConfig(str(folder), items=file, python=fake(tmp_path))).passed
     file.write_text(json.dumps({"text": "alone"}))
     with pytest.raises(DataError, match="1 of the items"):
         verify(VerifyConfig(str(folder), items=file, python=fake(tmp_path)))

@@ -367,7 +367,9 @@ def _limits(retriever: Retriever, heads: Heads, mixed: bool) -> list[str]:
     elif _needs_an_image(loaded):
         limits.append("Texts alone and items with an image go in calls of their own (its processor).")
     if heads.by == "role":
-        limits.append("Queries and documents are repaired apart: never compare vectors of one side only.")
+        limits.append(
+            "Queries and documents are repaired apart: the wrong method gives a vector of the wrong space."
+        )
     if retriever.queries is not None and retriever.candidates is not None:
         limits.append(
             f"Made for {retriever.queries} queries and {retriever.candidates} documents; others are worded "

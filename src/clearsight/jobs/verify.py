@@ -168,16 +168,19 @@ def largest(left_ND: NDArray[Any], right_ND: NDArray[Any]) -> float:
 
 
 def _items(config: VerifyConfig) -> list[Item]:
-    """Items of all three modalities, unless the user gives others."""
+    """Items of all three modalities, unless the user gives others; each content once, or it would tie."""
     from clearsight.data import load_items
+    from clearsight.data.content import content_key
     from clearsight.data.world import composed
     from clearsight.types import Item
 
     if config.count < 6:
         raise UsageError("Fewer than six items prove little.", where="--count", do="Give 6 or more.")
     if config.items is not None:
-        return list(load_items(config.items)[: config.count])
-    queries = composed(config.count // 3).queries
+        by_content = {content_key(item): item for item in load_items(config.items)[: config.count]}
+        return list(by_content.values())
+    by_text = {query.text: query for query in composed(config.count).queries}
+    queries = list(by_text.values())[: config.count // 3]
     return [
         *(Item(f"text-{place}", text=query.text) for place, query in enumerate(queries)),
         *(Item(f"image-{place}", image=query.image) for place, query in enumerate(queries)),

@@ -40,7 +40,7 @@ class PositionBias:
     Attributes:
         chosen_P: counts.
         expected_P: what chance gives: the sum over answers of 1 / options, over answers with that position.
-        share_P: chosen_P over the number of answers that have the position.
+        offered_P: how many answers have an option at the position.
         chi_square: sum of (chosen - expected)^2 / expected; 0 and above, 0 is no bias.
         p_value: of a chi-square this large without any bias; 0 to 1.
         simulated: whether p was simulated, for want of counts.
@@ -49,7 +49,7 @@ class PositionBias:
 
     chosen_P: Ints
     expected_P: Floats
-    share_P: Floats
+    offered_P: Ints
     chi_square: float
     p_value: float
     simulated: bool
@@ -169,7 +169,7 @@ def position_bias(
     return PositionBias(
         chosen_P,
         expected_P,
-        chosen_P / (count_U @ has_UP),
+        count_U @ has_UP,
         statistic,
         p_value,
         few and positions > 1,
