@@ -1,8 +1,8 @@
 """The command line: flags from the jobs' configs, exit codes that mean something, heavy imports inside.
 
-Exit codes: 0 done; 2 a flag, name or argument does not fit; 3 input data cannot be used; 4 the model cannot
-be used; 5 done, but some items were skipped (`--on-error skip`); 130 interrupted, what was reported done is
-kept.
+Exit codes: 0 done; 1 a check of `verify` failed; 2 a flag, name or argument does not fit; 3 input data cannot
+be used; 4 the model cannot be used; 5 done, but some items were skipped (`--on-error skip`); 130 interrupted,
+what was reported done is kept.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ JOBS = {
     "diagnose": ("DiagnoseConfig", "diagnose"),
     "tasks": ("TasksConfig", "tasks"),
     "reproduce": ("ReproduceConfig", "reproduce"),
+    "export": ("ExportConfig", "export"),
+    "verify": ("VerifyConfig", "verify"),
+    "push": ("PushConfig", "push"),
 }
 # group -> (sentence, command -> (config, function)), all in the job module of the group's name
 GROUPS = {
@@ -122,7 +125,7 @@ def _finish(ui: Terminal, result: Any) -> int:
         ui.say(f"skipped {item_id}: {reason}")
     if len(skipped) > 10:
         ui.say(f"... and {len(skipped) - 10} more; the run's report names them all.")
-    return SOME_SKIPPED if skipped else 0
+    return SOME_SKIPPED if skipped else getattr(result, "exit_code", 0)
 
 
 def _fail(error: ClearsightError) -> int:
