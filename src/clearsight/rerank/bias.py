@@ -43,7 +43,7 @@ def empty_query_scores(
         )
     questions = asking.form.blank(query, candidates)
     rows = asking.judge.answer(questions, progress=progress)
-    return asking.form.read(rows, len(candidates)).scores_C if candidates else np.empty(0)
+    return asking.form.read(rows, len(candidates), "").scores_C if candidates else np.empty(0)
 
 
 def label_orders(

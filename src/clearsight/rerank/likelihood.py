@@ -58,7 +58,7 @@ class Likelihood:
             asked += [_said(one, text or "", name) for one in ((given, free) if self.prior else (given,))]
         return asked
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         log_p = np.array([np.nan if row is None else row[0] for row in rows], np.float64)
         by_candidate = log_p.reshape(candidates, -1)
         return Read(by_candidate[:, 0] - (by_candidate[:, 1] if self.prior else 0.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Listwise:
 
     Attributes:
         section: the form of the wording that asks.
-        orders: the given order, then others drawn by `seed`. The release asks once.
+        orders: the given order, then others drawn by `seed` and the query's id. The release asks once.
         tokens: most tokens of an answer.
     """
 
@@ -44,28 +45,29 @@ class Listwise:
 
     def ask(self, query: Item, candidates: Sequence[Item]) -> list[Question]:
         asked = []
-        for order_C in self._orders(len(candidates)):
+        for order_C in self._orders(len(candidates), query.id):
             worded = self.phrasing.listed(self.section, query, [candidates[c] for c in order_C])
             asked.append(Question(worded.turns, worded.images, Written(self.tokens), query.id))
         return asked
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         chosen_O = np.array([self._chosen(row, candidates) for row in rows], np.int64)
         votes_C = np.zeros(candidates)
-        for order_C, place in zip(self._orders(candidates), chosen_O, strict=True):
+        for order_C, place in zip(self._orders(candidates, query_id), chosen_O, strict=True):
             if place >= 0:
                 votes_C[order_C[place]] += 1
-        parsed = int((chosen_O >= 0).sum())
+        asked, parsed = sum(row is not None for row in rows), int((chosen_O >= 0).sum())
         scores_C = votes_C / parsed if parsed else np.full(candidates, np.nan)
         return Read(
             scores_C - GIVEN_ORDER * np.arange(candidates) / candidates,
-            asked=len(rows),
-            unparsed=len(rows) - parsed,
+            asked=asked,
+            unparsed=asked - parsed,
             chosen_O=chosen_O,
         )
 
-    def _orders(self, count: int) -> list[NDArray[np.int64]]:
-        rng = np.random.default_rng([self.seed, count])
+    def _orders(self, count: int, query_id: str) -> list[NDArray[np.int64]]:
+        # Of the query: under one order for all, the place of the coarse favourite would pass for a bias.
+        rng = np.random.default_rng([self.seed, count, crc32(query_id.encode("utf-8", "surrogatepass"))])
         others = [rng.permutation(count) for _ in range(self.orders - 1)]
         return [np.arange(count), *others]
 

@@ -107,10 +107,12 @@ class Work:
     """The questions about one query.
 
     Attributes:
+        query_id: its id.
         candidates: how many it has.
         places: those that can be asked about.
     """
 
+    query_id: str
     candidates: int
     places: tuple[int, ...]
     questions: list[Question]
@@ -155,15 +157,15 @@ def _one_by_one(scorer: Scorer, pairs: Pairs, notes: Notes, progress: Progress) 
 def _work(form: Form, query: Item, candidates: Sequence[Item], notes: Notes) -> Work:
     every = tuple(range(len(candidates)))
     if not candidates:
-        return Work(0, (), [])
+        return Work(query.id, 0, (), [])
     try:
-        return Work(len(candidates), every, form.ask(query, candidates))
+        return Work(query.id, len(candidates), every, form.ask(query, candidates))
     except ItemError:
         if not notes.skip:
             raise
     places = tuple(c for c in every if _asks(form, query, candidates[c], notes))
     questions = form.ask(query, [candidates[c] for c in places]) if places else []
-    return Work(len(candidates), places, questions)
+    return Work(query.id, len(candidates), places, questions)
 
 
 def _asks(form: Form, query: Item, candidate: Item, notes: Notes) -> bool:
@@ -183,7 +185,7 @@ def _read(scorer: Asking, part: Sequence[Work], notes: Notes, progress: Progress
         mine = rows[start : start + len(work.questions)]
         start += len(work.questions)
         yield (
-            _spread(scorer.form.read(mine, len(work.places)), work)
+            _spread(scorer.form.read(mine, len(work.places), work.query_id), work)
             if work.places
             else Read(np.full(work.candidates, np.nan))
         )

@@ -60,7 +60,7 @@ class Form(Protocol):
     """What a built-in scorer asks, and how it reads the answers."""
 
     def ask(self, query: Item, candidates: Sequence[Item]) -> list[Question]: ...
-    def read(self, rows: Rows, candidates: int) -> Read: ...
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,8 @@ class Asking:
         """As `score`, with all that the answers say."""
         if not candidates:
             return Read(np.empty(0))
-        return self.form.read(self.judge.answer(self.form.ask(query, candidates)), len(candidates))
+        rows = self.judge.answer(self.form.ask(query, candidates))
+        return self.form.read(rows, len(candidates), query.id)
 
 
 ScorerMaker: TypeAlias = Callable[[Judge, Phrasing], Scorer]
@@ -152,7 +153,7 @@ class TrueFalse:
         exact = Question(worded.turns, worded.images, Next((*self.words.sets, (self._exact,))), name)
         return [exact, *(self.words.ask(worded, name) if self.words.how == "whole words" else [])]
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         scores_C, entropy_C = np.full(candidates, np.nan), np.full(candidates, np.nan)
         for c, (first, *rest) in enumerate(_parted(rows, candidates)):
             if first is None:
@@ -203,7 +204,7 @@ class Choice:
             )
         ]
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         orders_CO = np.full((candidates, 2), np.nan)
         for c, some in enumerate(_parted(rows, candidates)):
             half = len(some) // 2
@@ -244,7 +245,7 @@ class Digit:
             for question in self.words.ask(self.phrasing.blank("digit", query, candidate), candidate.id)
         ]
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         scores_C = []
         for some in _parted(rows, candidates):
             log_p = self.words.log_p(some)
@@ -269,9 +270,11 @@ class WrittenNumber:
             asked.append(Question(worded.turns, worded.images, Written(self.tokens), name))
         return asked
 
-    def read(self, rows: Rows, candidates: int) -> Read:
+    def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         scores_C = np.array([self._number(row) for row in rows])
-        return Read(scores_C, asked=candidates, unparsed=int(np.isnan(scores_C).sum()))
+        asked = sum(row is not None for row in rows)
+        refused = candidates - asked
+        return Read(scores_C, asked=asked, unparsed=int(np.isnan(scores_C).sum()) - refused)
 
     def _number(self, row: NDArray[np.float32] | None) -> float:
         found = None if row is None else re.search(r"\d+(?:\.\d+)?", written(self.judge, row))
