@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -37,6 +37,7 @@ from clearsight.models.judge_questions import (
 from clearsight.models.ledger import COMMIT_SECONDS
 from clearsight.models.load import LoadedModel
 from clearsight.models.prepare import Prepared, stack_pixels
+from clearsight.models.retrace import Enhancement, Retrace
 from clearsight.progress import Progress, Silent
 from clearsight.store import VectorStore
 from clearsight.types import ImageSource
@@ -65,11 +66,14 @@ class Judge:
         token_budget: padded tokens of one forward pass; None chooses by device.
         image_size: as for the encoder.
         share_prefix: False computes every sequence whole; the answers are the same.
+        enhancement: a form of visual enhancement (a name in `ENHANCEMENTS`, or one's own): the model looks
+            again at its images where it is unsure. Prefixes are not shared then, and nothing is written.
         workers: threads that open and process images; None chooses.
         commit_seconds: answers that are not yet kept are at most so old.
 
     Raises:
-        UsageError: the model has no language head.
+        UsageError: the model has no language head, an unknown enhancement, or one that its layers do not
+            allow.
     """
 
     loaded: LoadedModel
@@ -77,6 +81,7 @@ class Judge:
     token_budget: int | None = None
     image_size: int | None = None
     share_prefix: bool = True
+    enhancement: str | Enhancement | None = None
     workers: int | None = None
     commit_seconds: float = COMMIT_SECONDS
     asked: int = field(default=0, init=False)
@@ -84,6 +89,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         need_head(self.loaded)
+        self._retrace = None if self.enhancement is None else Retrace(self.loaded, self.enhancement)
         self._digests = Digests()
         self._stores: dict[Any, VectorStore] = {}
         self._writers: dict[int, Captioner] = {}
@@ -122,6 +128,7 @@ class Judge:
             "image_backend": "pil",
             "clearsight": clearsight.__version__,
             "transformers": transformers.__version__,
+            **({} if self._retrace is None else {"enhancement": asdict(self._retrace.form)}),
         }
 
     @cached_property
@@ -134,7 +141,7 @@ class Judge:
         """What runs the model."""
         default = CPU_TOKENS if self.loaded.device.type == "cpu" else GPU_TOKENS
         budget = default if self.token_budget is None else self.token_budget
-        return Passes(self.loaded, token_budget=budget, share_prefix=self.share_prefix)
+        return Passes(self.loaded, token_budget=budget, share_prefix=self.share_prefix, retrace=self._retrace)
 
     @property
     def threads(self) -> int:
@@ -159,8 +166,14 @@ class Judge:
 
     def rows(self, posed: Sequence[Posed]) -> Iterator[tuple[list[int], Row]]:
         """Positions of questions and their rows, batch by batch."""
-        self.asked += len(posed)
         read = [i for i, one in enumerate(posed) if not isinstance(one.question.measure, Written)]
+        if self._retrace is not None and len(read) < len(posed):
+            raise UsageError(
+                "Answers that the model writes are not enhanced.",
+                where="enhancement",
+                do="Leave it off, or choose a scorer that reads probabilities (p_true, choice, number).",
+            )
+        self.asked += len(posed)
         for index, rows_BK in self.passes([posed[i] for i in read]):
             yield [read[i] for i in index], rows_BK
         tasks: dict[int, list[int]] = {}

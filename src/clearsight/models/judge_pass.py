@@ -25,7 +25,8 @@ from clearsight.models.judge_questions import Next, Said
 from clearsight.models.judge_share import Group, group
 from clearsight.models.load import LoadedModel
 from clearsight.models.prepare import pad_id, padded, stack_pixels
-from clearsight.pooling import IMAGE
+from clearsight.models.retrace import Retrace
+from clearsight.pooling import IMAGE, PROMPT
 
 LOGITS_AT_ONCE = 1 << 24
 """Logits (64 MB in float32) that exist at a time."""
@@ -42,11 +43,19 @@ class Passes:
         loaded: a generative model with its language head.
         token_budget: padded tokens of one forward pass.
         share_prefix: False computes every sequence whole; the answers are the same.
+        retrace: enhances the passes; sequences are then computed whole.
     """
 
-    def __init__(self, loaded: LoadedModel, *, token_budget: int, share_prefix: bool = True) -> None:
-        self.loaded, self.token_budget = loaded, token_budget
-        self.share_prefix = share_prefix and Forward(loaded).can_share_prefix
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        token_budget: int,
+        share_prefix: bool = True,
+        retrace: Retrace | None = None,
+    ) -> None:
+        self.loaded, self.token_budget, self.retrace = loaded, token_budget, retrace
+        self.share_prefix = share_prefix and retrace is None and Forward(loaded).can_share_prefix
         self.head = Head(loaded)
         self._config = cast(Any, loaded.base.get_decoder()).config
 
@@ -55,9 +64,11 @@ class Passes:
         """Positions of questions and their rows (B, K), batch by batch; rows of one batch have one width."""
         groups = self._groups(posed)
         alone = [i for one in groups if not one.length for i in one.members]
-        for batch in _batches(alone, posed, self.token_budget):
-            states_BLD = self._run(self._inputs([posed[i] for i in batch]), None)
-            yield from self._read(batch, posed, states_BLD, 0)
+        for part in [alone] if self.retrace is None else _by_measure(alone, posed):
+            for batch in _batches(part, posed, self.token_budget):
+                with self._enhanced([posed[i] for i in batch]):
+                    states_BLD = self._run(self._inputs([posed[i] for i in batch]), None)
+                yield from self._read(batch, posed, states_BLD, 0)
         for length in sorted({one.length for one in groups if one.length}, reverse=True):
             alike = [one for one in groups if one.length == length]
             for start in range(0, len(alike), max(1, self.token_budget // length)):
@@ -113,6 +124,22 @@ class Passes:
             name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
+
+    @contextmanager
+    def _enhanced(self, posed: Sequence[Posed]) -> Iterator[None]:
+        """Visual enhancement of one pass over questions of one kind: a prompt's end decides for all of it, of
+        a text that is said each position for itself, as steps of writing it would."""
+        if self.retrace is None:
+            yield
+            return
+        device = self.loaded.device
+        kinds_BL, mask_BL = (rows.to(device) for rows in padded([one.kinds_L for one in posed], PROMPT))
+        where_BL = None
+        if isinstance(posed[0].question.measure, Said):
+            first_B = torch.tensor([one.first_read for one in posed], device=device)
+            where_BL = torch.arange(mask_BL.shape[1], device=device) >= first_B[:, None]
+        with self.retrace.during(kinds_BL, mask_BL, where_BL=where_BL):
+            yield
 
     def _run(self, inputs: Mapping[str, Tensor], cache: DynamicCache | None) -> Tensor:
         output = self.loaded.base(**inputs, past_key_values=cache, use_cache=cache is not None)
@@ -224,6 +251,12 @@ def _batches(
     lengths = [len(posed[i]) - skip + skip // 8 for i in members]
     for batch in fill_batches(lengths, budget):
         yield [members[i] for i in batch]
+
+
+def _by_measure(members: Sequence[int], posed: Sequence[Posed]) -> list[list[int]]:
+    """Questions about the next token, and questions about texts that are said."""
+    said = [i for i in members if isinstance(posed[i].question.measure, Said)]
+    return [sorted(set(members) - set(said)), said]
 
 
 def _layout(picture: Picture) -> dict[str, Tensor]:
