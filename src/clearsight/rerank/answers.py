@@ -71,7 +71,8 @@ def answers(judge: Judge, words: Sequence[str]) -> Answers:
     if len({word.casefold() for word in words}) < len(words):
         raise UsageError(f"Two of the answers {', '.join(words)} are one word.", do="Choose different ones.")
     whole = [_tokens(judge.loaded.tokenizer, word) for word in words]
-    if all(whole):
+    # The first token that would be written must be among them: some tokenizers put a lone space before it.
+    if all(first_piece(judge, word) in tokens for word, tokens in zip(words, whole, strict=True)):
         return Answers(tuple(words), "tokens", tuple(whole))
     pieces = [
         tuple(sorted({first_piece(judge, form) for form in (word, word.lower(), word.upper())}))

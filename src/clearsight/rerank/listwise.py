@@ -45,7 +45,7 @@ class Listwise:
 
     def ask(self, query: Item, candidates: Sequence[Item]) -> list[Question]:
         asked = []
-        for order_C in self._orders(len(candidates), query.id):
+        for order_C in self.shuffles(len(candidates), query.id):
             worded = self.phrasing.listed(self.section, query, [candidates[c] for c in order_C])
             asked.append(Question(worded.turns, worded.images, Written(self.tokens), query.id))
         return asked
@@ -53,7 +53,7 @@ class Listwise:
     def read(self, rows: Rows, candidates: int, query_id: str) -> Read:
         chosen_O = np.array([self._chosen(row, candidates) for row in rows], np.int64)
         votes_C = np.zeros(candidates)
-        for order_C, place in zip(self._orders(candidates, query_id), chosen_O, strict=True):
+        for order_C, place in zip(self.shuffles(candidates, query_id), chosen_O, strict=True):
             if place >= 0:
                 votes_C[order_C[place]] += 1
         asked, parsed = sum(row is not None for row in rows), int((chosen_O >= 0).sum())
@@ -65,7 +65,8 @@ class Listwise:
             chosen_O=chosen_O,
         )
 
-    def _orders(self, count: int, query_id: str) -> list[NDArray[np.int64]]:
+    def shuffles(self, count: int, query_id: str) -> list[NDArray[np.int64]]:
+        """The orders in which the options of a query are listed, the given one first."""
         # Of the query: under one order for all, the place of the coarse favourite would pass for a bias.
         rng = np.random.default_rng([self.seed, count, crc32(query_id.encode("utf-8", "surrogatepass"))])
         others = [rng.permutation(count) for _ in range(self.orders - 1)]
