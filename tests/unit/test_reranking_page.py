@@ -40,7 +40,9 @@ def row(task, repair, hits, base=None, note=""):
     scores = {m: score(m, float(h) / 100) for m, h in zip(CHANCE, hits.split("/"), strict=True)}
     gain = None if base is None else float(hits.split("/")[0]) / 100 - base
     test = None if gain is None else PairedTest(gain, gain - 0.02, gain + 0.02, 0.0002, 500)
-    return ResultRow(task, "mean, one_word, self-aligned", repair, scores, base and "coarse", test, note)
+    return ResultRow(
+        task, "mean, one_word, self-aligned; top 20 judged", repair, scores, base and "coarse", test, note
+    )
 
 
 def judge(scorer="choice", seed=0):
@@ -49,7 +51,8 @@ def judge(scorer="choice", seed=0):
     relevant = random.random(3000) < scores**2
     return JudgeRow(
         scorer,
-        judgements=3000,
+        "image -> text",
+        written=3000,
         unparsed=7,
         fell_back=2,
         position=position_bias(np.minimum(random.integers(0, 5, 400), random.integers(0, 5, 400)), 5),
@@ -64,10 +67,10 @@ def sample():
     for task in ("image -> text", "text -> image"):
         rows += [
             row(task, "coarse", "61.3/83.3/88.8"),
-            row(task, "likelihood, top 20", "96.2/97.0/97.1", 0.613),
-            row(task, "choice, top 20", "68.0/86.3/91.8", 0.613),
-            row(task, "p_true, top 20", "52.0/80.3/90.8", 0.613),
-            row(task, "perfect, top 20", "97.3/97.3/97.3", 0.613, BOUND),
+            row(task, "likelihood", "96.2/97.0/97.1", 0.613),
+            row(task, "choice", "68.0/86.3/91.8", 0.613),
+            row(task, "p_true", "52.0/80.3/90.8", 0.613),
+            row(task, "oracle", "97.3/97.3/97.3", 0.613, BOUND),
         ]
     cards = tuple(
         Card(f"c{i}", text=f"a large blue circle {i}", relevant=i == 2, score=-float(i)) for i in range(5)
@@ -76,11 +79,12 @@ def sample():
         title="Reranking image and text with the tiny model",
         summary="The first 20 of 2,000 candidates judged again by the model itself, on 500 queries each way.",
         rows=tuple(rows),
-        headline="likelihood, top 20",
+        headline="likelihood",
         judges=(
             judge(),
             replace(judge("p_true", 1), position=None),
-            JudgeRow("likelihood", judgements=10_000),
+            JudgeRow("likelihood", "image -> text"),
+            replace(judge("choice", 2), task="text -> image"),
         ),
         examples=(
             Example("image -> text", Card("q0", text="a query"), cards, cards[::-1], "coarse", "reranked"),
@@ -94,9 +98,10 @@ def sample():
 def test_the_page_shows_rows_bound_bias_and_curves():
     page = render_reranking(sample())
     assert page == render_reranking(sample())
-    for words in ("likelihood, top 20", "perfect, top 20", "Brier", "of 3,000", "fell back", "empty query"):
+    for words in ("top 20 judged", "oracle", "Brier", "of 3,000", "fell back", "empty query"):
         assert words in page
-    assert page.count('<figure class="chart">') == 3
+    assert page.count('<figure class="chart">') == 2 + 3  # places of choice and reliability of all, two tasks
+    assert len(re.findall(r'<tr class="group">.*?colspan="11">(?:image|text) → ', page)) == 2
     assert page.count('class="control"') == 2 * 3 + 1  # a bound in two tables and three measures, and the key
     assert page.count('rect class="base"') == 2 * 3 + 1
     assert re.search(r'class="from">61\.3<.*?class="to">96\.2<', page, re.DOTALL)
@@ -108,12 +113,13 @@ def test_what_was_not_measured_is_left_out():
     page = render_reranking(RerankingData("Nothing", "Nothing was measured."))
     for anchor in ("results", "bias", "reliability", "positions", "examples", "skipped"):
         assert f'id="{anchor}"' not in page
-    table = bias_table((JudgeRow("likelihood", judgements=5),))
+    table = bias_table((JudgeRow("number_paper", written=5),))
     assert table is not None
+    assert bias_table((JudgeRow("likelihood"),)) is None
     assert [name for name, _ in table.columns] == ["unparsed", "fell back"]
     assert bias_table(()) is None
     assert figure_reliability(()) is None
-    assert figure_positions((JudgeRow("x", 1),)) is None
+    assert figure_positions((JudgeRow("x"),)) is None
     assert write_reranking_figures(RerankingData("", ""), None) == []
 
 
@@ -130,10 +136,12 @@ def test_foreign_texts_are_escaped():
 def test_panels_hold_the_numbers():
     one = judge()
     panel = reliability_panels((one,))[0]
-    assert panel.curve.x == one.reliability.score_B.tolist()
-    assert panel.curve.y["measured"] == one.reliability.relevant_B.tolist()
+    assert panel.curve.x == [0.0, *one.reliability.score_B.tolist(), 1.0]
     assert panel.curve.y["every score true"] == panel.curve.x
-    assert panel.low["measured"] == one.reliability.low_B.tolist()
+    assert panel.curve.y["measured"][1:-1] == one.reliability.relevant_B.tolist()
+    assert panel.low["measured"][1:-1] == one.reliability.low_B.tolist()
+    assert math.isnan(panel.curve.y["measured"][0])
+    assert math.isnan(panel.curve.y["measured"][-1])
     places = position_panels((one,))[0]
     assert sum(places.curve.y["chosen"]) == pytest.approx(100)
     assert places.curve.y["chance"] == pytest.approx([20] * 5)

@@ -3,7 +3,7 @@
 A job fills one `Stage` a task, then calls `page_data` and `write_page`; the page needs no more:
 
 ```python
-judges = [judge_row(name, rerankers[name], task, fine[name]) for name in fine]
+judges = [judge_row(name, rerankers[name], task, fine[name]) for name in fine]  # fine: name -> Reranked
 stage = Stage(task, "mean, one_word, refined", top=20, fine=fine, judges=judges)
 write_page(run, page_data(title, summary, [stage], headline="likelihood", run=run))
 ```
@@ -42,7 +42,7 @@ EMPTY_CANDIDATES = 200
 """Candidates that are judged under an empty query."""
 QUERIES_SHOWN = 4
 """Examples of a task."""
-COARSE = "coarse"
+COARSE, ORACLE = "coarse", "oracle"
 LARGEST_DIGIT = 9.0
 
 
@@ -72,9 +72,10 @@ class Stage:
         """The task in the table."""
         return self.label or self.task.name
 
-    def row_name(self, scorer: str) -> str:
-        """A scorer's row in the table."""
-        return f"{scorer}, top {self.top}"
+    @property
+    def group(self) -> str:
+        """The heading over its rows."""
+        return f"{self.embedding}; top {self.top} judged"
 
 
 def page_data(
@@ -107,7 +108,7 @@ def page_data(
         title=title,
         summary=summary,
         rows=rows,
-        headline=stages[0].row_name(chosen),
+        headline=chosen,
         judges=tuple(judge for stage in stages for judge in stage.judges),
         examples=tuple(e for s in stages if chosen in s.fine for e in examples(s, chosen, shown)),
         skipped=tuple(skipped.items()),
@@ -137,22 +138,23 @@ def result_rows(stage: Stage) -> tuple[ResultRow, ...]:
     coarse = next(iter(stage.fine.values())).coarse
     task, before = stage.task, _scores(stage.task, coarse)
     depth = min(stage.top, coarse.rows_QK.shape[1])
-    ranked = {stage.row_name(scorer): (one.ranking, "") for scorer, one in stage.fine.items()}
-    ranked[stage.row_name("a perfect judge")] = (oracle(coarse, depth, _relevance(task, coarse)), BOUND)
-    rows = [ResultRow(stage.name, stage.embedding, COARSE, before)]
+    ranked = {scorer: (one.ranking, "") for scorer, one in stage.fine.items()}
+    ranked[ORACLE] = (oracle(coarse, depth, _relevance(task, coarse)), BOUND)
+    rows = [ResultRow(stage.name, stage.group, COARSE, before)]
     for name, (ranking, note) in ranked.items():
         after, first = _scores(task, ranking), task.measures[0]
         test = paired_test(after[first], before[first])
-        rows.append(ResultRow(stage.name, stage.embedding, name, after, COARSE, test, note))
+        rows.append(ResultRow(stage.name, stage.group, name, after, COARSE, test, note))
     return tuple(rows)
 
 
 def judge_row(
-    name: str,
+    scorer: str,
     reranker: Reranker,
     task: Task,
     reranked: Reranked,
     *,
+    label: str | None = None,
     queries: int = BIAS_QUERIES,
     progress: Progress | None = None,
 ) -> JudgeRow:
@@ -162,7 +164,7 @@ def judge_row(
     and the empty query. A digit counts as its share of 9.
 
     Args:
-        name: the row's; with more than one task, scorer and task.
+        scorer, label: how the row is named; label None: by the task's name.
         reranked: what the same reranker made of the task; its scores are used, not asked for again.
         queries: label orders and places are asked of the first so many.
     """
@@ -184,8 +186,9 @@ def judge_row(
         largest = LARGEST_DIGIT if isinstance(form, Digit) else 1.0
         facts = {"reliability": _reliability(task, reranked, largest), "yes": looked.yes(largest)}
     return JudgeRow(
-        name,
-        judgements=reranked.asked or reranked.scored,
+        scorer,
+        task.name if label is None else label,
+        written=reranked.asked,
         unparsed=reranked.unparsed,
         fell_back=len(reranked.fell_back),
         swap=looked.swap() if isinstance(form, Choice) else None,
@@ -269,7 +272,7 @@ def examples(stage: Stage, scorer: str, count: int) -> tuple[Example, ...]:
             _cards(stage.task, before, q, coarse_of[q]),
             _cards(stage.task, after, q, fine_of[q]),
             COARSE,
-            stage.row_name(scorer),
+            scorer,
         )
         for q in range(count)
     )

@@ -9,8 +9,8 @@ Legend: B bins, P positions of options.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from clearsight.report.data import Curve, Example, ResultRow
 from clearsight.report.page import environment
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 MEASURED, TRUE, CHOSEN, CHANCE = "measured", "every score true", "chosen", "chance"
 BOUND = "bound"
@@ -31,12 +33,12 @@ BOUND = "bound"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgeRow:
-    """What was measured of one scorer; None where it was not.
+    """What was measured of one scorer on one task; None where it was not.
 
     Attributes:
-        scorer: as in the rows of the table.
-        judgements: answers asked for.
-        unparsed: answers that could not be parsed.
+        scorer, task: as in the rows of the table.
+        written: answers that the model wrote, which had to be parsed; 0 where scores are read off the model.
+        unparsed: how many of them could not be.
         fell_back: queries that kept their coarse order for want of parsed answers.
         position: of listwise answers, in random orders.
         yes: of candidates under an empty query.
@@ -45,7 +47,8 @@ class JudgeRow:
     """
 
     scorer: str
-    judgements: int
+    task: str = ""
+    written: int = 0
     unparsed: int = 0
     fell_back: int = 0
     position: PositionBias | None = None
@@ -60,11 +63,14 @@ class RerankingData:
 
     Attributes:
         summary: one plain sentence: model, scorer, depth, on how many queries.
-        rows: by task and coarse embedding, the coarse row first (without `against`); in `repair` stands the
-            scorer and its depth, such as "likelihood, top 20". A row with the note `BOUND` is the oracle's.
+        rows: by task and coarse stage. `embedding` names the stage and how many candidates were judged,
+            `repair` the scorer; the first row of each is the coarse one (without `against`), with which all
+            others are compared on the same queries. A row with the note `BOUND` is the oracle's.
         headline: the `repair` whose gain over the coarse row stands on top; "" for none.
-        judges: one for each scorer that was measured.
+        judges: one for each scorer and task that was measured.
         examples: results before and after.
+        skipped: (query and candidate, reason) of each pair that was not judged.
+        warnings, manifest, commands: as in `ReportData`.
     """
 
     title: str
@@ -95,34 +101,55 @@ def render_reranking(data: RerankingData) -> str:
             measures=view.measures_of(data.rows),
             scales=view.scales(data.rows),
             bias=bias_table(data.judges),
-            reliability=[axis.chart(panel) for panel in reliability_panels(data.judges)],
-            positions=[axis.chart(panel) for panel in position_panels(data.judges)],
+            reliability=_charts(data.judges, reliability_panels),
+            positions=_charts(data.judges, position_panels),
             examples=view.examples_by_task(data.examples),
         )
     )
     return text.clean(html)
 
 
+def _charts(
+    judges: Sequence[JudgeRow], panels: Callable[[Sequence[JudgeRow]], list[Panel]]
+) -> dict[str, list[axis.Chart]]:
+    """By task, those that have any."""
+    charts = {task: [axis.chart(panel) for panel in panels(some)] for task, some in _by_task(judges).items()}
+    return {task: some for task, some in charts.items() if some}
+
+
+def _by_task(judges: Sequence[JudgeRow]) -> dict[str, list[JudgeRow]]:
+    return view.grouped(judges, lambda judge: judge.task)
+
+
 def reliability_panels(judges: Sequence[JudgeRow]) -> list[Panel]:
     """A panel for each scorer whose scores were read as probabilities: relevant share over score."""
     return [
-        Panel(
-            Curve(
-                title=judge.scorer,
-                x_label="mean score of the bin",
-                y_label="Share of relevant candidates",
-                x=measured.score_B.tolist(),
-                y={MEASURED: measured.relevant_B.tolist(), TRUE: measured.score_B.tolist()},
-                note=_reliability_note(measured),
-            ),
-            x_ticks=(0.0, 0.25, 0.5, 0.75, 1.0),
-            low={MEASURED: measured.low_B.tolist()},
-            high={MEASURED: measured.high_B.tolist()},
-            y_range=(0.0, 1.0),
-        )
+        _reliability_panel(judge.scorer, judge.reliability)
         for judge in judges
-        if (measured := judge.reliability) is not None
+        if judge.reliability is not None
     ]
+
+
+def _reliability_panel(title: str, measured: Reliability) -> Panel:
+    def inner(values_B: NDArray[np.float64]) -> list[float]:
+        return [math.nan, *values_B.tolist(), math.nan]
+
+    # The line of true scores goes from corner to corner, wherever the bins lie.
+    places = [0.0, *measured.score_B.tolist(), 1.0]
+    return Panel(
+        Curve(
+            title=title,
+            x_label="mean score of the bin",
+            y_label="Share of relevant candidates",
+            x=places,
+            y={MEASURED: inner(measured.relevant_B), TRUE: places},
+            note=f"{measured.judgements:,} judgements, {text.percent(measured.base_rate)} % relevant.",
+        ),
+        x_ticks=(0.0, 0.25, 0.5, 0.75, 1.0),
+        low={MEASURED: inner(measured.low_B)},
+        high={MEASURED: inner(measured.high_B)},
+        y_range=(0.0, 1.0),
+    )
 
 
 def position_panels(judges: Sequence[JudgeRow]) -> list[Panel]:
@@ -158,52 +185,60 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class BiasTable:
-    """A line for each scorer; columns that none of them has are left out."""
+    """Lines by task, one for each scorer; columns that none of them has are left out."""
 
     columns: tuple[tuple[str, str], ...]
-    lines: tuple[tuple[str, tuple[Cell, ...]], ...]
+    lines: Mapping[str, tuple[tuple[str, tuple[Cell, ...]], ...]]
 
 
 _COLUMNS = (
-    ("unparsed", "answers that could not be parsed"),
+    ("unparsed", "written answers that could not be parsed"),
     ("fell back", "queries left in coarse order for want of parsed answers"),
-    ("empty query", "mean score of a candidate when there is no query, in %: a fair judge says no"),
-    ("says yes", "share of such candidates scored above one half, in %"),
+    ("position p", "chance of choices as uneven over the places of a list as these, were there no bias"),
+    (
+        "empty query",
+        "mean score of candidates under a query of which nothing is shown, in %; 50 favours neither",
+    ),
+    ("says yes", "share of those candidates scored above one half, in %"),
     ("flips", "decisions that change when the labels change places, in %"),
     ("swap difference", "mean absolute difference of the score when they do, in points"),
-    ("position p", "chance of choices as uneven over positions, were there no bias"),
     ("calibration error", "mean gap between score and relevant share, in points"),
-    ("error floor", "what is left of that gap were every score true, in points"),
-    ("Brier", "mean squared distance of the score from the truth, 0 to 1"),
+    ("error floor", "what chance would leave of that gap were every score true, in points"),
+    ("Brier", "mean squared distance of the score from the truth, 0 to 1; lower is better"),
 )
 
 
 def bias_table(judges: Sequence[JudgeRow]) -> BiasTable | None:
-    """The judges' figures in words; None without a judge."""
-    lines = {judge.scorer: _cells(judge) for judge in judges}
-    kept = [i for i in range(len(_COLUMNS)) if any(cells[i].value != text.NONE for cells in lines.values())]
+    """The judges' figures in words; None where there are none."""
+    cells = [_cells(judge) for judge in judges]
+    kept = [i for i in range(len(_COLUMNS)) if any(line[i].value != text.NONE for line in cells)]
     if not kept:
         return None
-    return BiasTable(
-        tuple(_COLUMNS[i] for i in kept),
-        tuple((scorer, tuple(cells[i] for i in kept)) for scorer, cells in lines.items()),
-    )
+    lines = {
+        task: tuple((judge.scorer, tuple(_cells(judge)[i] for i in kept)) for judge in some)
+        for task, some in _by_task(judges).items()
+    }
+    return BiasTable(tuple(_COLUMNS[i] for i in kept), lines)
 
 
 def _cells(judge: JudgeRow) -> tuple[Cell, ...]:
     yes, swap, measured, position = judge.yes, judge.swap, judge.reliability, judge.position
     return (
-        Cell(f"{judge.unparsed:,}", f"of {judge.judgements:,}"),
-        Cell(f"{judge.fell_back:,}"),
+        Cell(f"{judge.unparsed:,}", f"of {judge.written:,}") if judge.written else Cell(),
+        Cell(f"{judge.fell_back:,}") if judge.written or judge.fell_back else Cell(),
+        Cell() if position is None else Cell(_p_value(position.p_value)),
         _share(yes.mean if yes else None),
         _share(yes.above_half if yes else None),
         _share(swap.flipped if swap else None),
         _share(swap.difference if swap else None),
-        Cell() if position is None else Cell(text.p_text(position.p_value)),
         _share(measured.ece if measured else None),
         Cell() if measured is None else Cell(text.percent(measured.ece_floor)),
         _plain(measured.brier if measured else None),
     )
+
+
+def _p_value(value: float) -> str:
+    return text.p_text(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _share(estimate: Estimate | None) -> Cell:
@@ -218,18 +253,18 @@ def _plain(estimate: Estimate | None) -> Cell:
     return Cell(f"{estimate.value:.3f}", f"{estimate.low:.3f}–{estimate.high:.3f}")
 
 
-def _reliability_note(measured: Reliability) -> str:
-    return (
-        f"{measured.judgements:,} judgements, {text.percent(measured.base_rate)} % of them relevant; bins of "
-        "equal counts, bars are 95% intervals. Below the dotted line the judge is too sure."
-    )
+def _told_apart(judges: Sequence[JudgeRow]) -> list[JudgeRow]:
+    """With the task in their names, where there are several: a figure has no headings."""
+    if len(_by_task(judges)) < 2:
+        return list(judges)
+    return [replace(judge, scorer=f"{judge.scorer}, {judge.task}") for judge in judges]
 
 
 def figure_reliability(judges: Sequence[JudgeRow]) -> Figure | None:
     """Reliability curves for a paper, a panel a scorer; None if unmeasured."""
     from clearsight.report.figure_style import draw_panel, panels_figure
 
-    panels = reliability_panels(judges)
+    panels = reliability_panels(_told_apart(judges))
 
     def draw(axes: Any, place: int) -> None:
         draw_panel(axes, panels[place])
@@ -243,7 +278,7 @@ def figure_positions(judges: Sequence[JudgeRow]) -> Figure | None:
     """Chosen positions against chance for a paper, a panel a scorer; None if unmeasured."""
     from clearsight.report.figure_style import draw_panel, panels_figure
 
-    panels = position_panels(judges)
+    panels = position_panels(_told_apart(judges))
 
     def draw(axes: Any, place: int) -> None:
         draw_panel(axes, panels[place])
