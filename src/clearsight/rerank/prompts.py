@@ -204,8 +204,14 @@ def _phrasing(name: str, table: Mapping[str, Any], where: str) -> Phrasing:
         str(table.get("description", "")),
         str(table.get("source", "")),
         dict(words),
-        {form: tuple(_rule(rule, form, where) for rule in table[form]) for form in FORMS if form in table},
+        {form: _rules(table[form], form, where) for form in FORMS if form in table},
     )
+
+
+def _rules(given: Any, form: str, where: str) -> tuple[Rule, ...]:
+    if not isinstance(given, list):
+        raise DataError(f"'{form}' is no list of rules.", where=where, do=f"Write [[{form}]] over each.")
+    return tuple(_rule(rule, form, where) for rule in given)
 
 
 def _rule(table: Mapping[str, Any], form: str, where: str) -> Rule:
