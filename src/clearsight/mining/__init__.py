@@ -2,6 +2,31 @@
 compared with.
 """
 
+from clearsight.mining.baselines import Nearest, OnlineNegatives, hard_negatives
 from clearsight.mining.clusters import Clusters, LeftOver, Member, read_clusters, write_clusters
+from clearsight.mining.pairs import TrainingPairs
+from clearsight.mining.saha import PAPER, RELEASE, saha
+from clearsight.mining.search import ApproximateSearch, ExactSearch, open_search
+from clearsight.mining.strategies import STRATEGIES, Mining, Strategy, mine_pairs
 
-__all__ = ["Clusters", "LeftOver", "Member", "read_clusters", "write_clusters"]
+__all__ = [
+    "PAPER",
+    "RELEASE",
+    "STRATEGIES",
+    "ApproximateSearch",
+    "Clusters",
+    "ExactSearch",
+    "LeftOver",
+    "Member",
+    "Mining",
+    "Nearest",
+    "OnlineNegatives",
+    "Strategy",
+    "TrainingPairs",
+    "hard_negatives",
+    "mine_pairs",
+    "open_search",
+    "read_clusters",
+    "saha",
+    "write_clusters",
+]

@@ -10,7 +10,7 @@ member of one cluster; the rows of a cluster are neighbours.
 | place | int32 | place in the cluster: 0 is the anchor, then ascending similarity |
 | query | string, null | id of the query; null: a negative that stands alone, without a query of its own |
 | positive | string, null | id of the candidate: the query's positive; null only for a query left over |
-| similarity | float32, null | cosine of the member with the anchor: of its query, or if it has none its candidate |
+| similarity | float32, null | cosine with the anchor: of the query, where there is none of the candidate |
 | phase | int8 | 1 or 2: when SaHa made the cluster (1 for other strategies); 0: left over |
 | reason | string, null | why a query is left over |
 
