@@ -14,6 +14,7 @@ from clearsight.errors import DataError, ItemError, UsageError
 from clearsight.models.judge import Refuse
 from clearsight.models.judge_questions import Question
 from clearsight.progress import Progress
+from clearsight.ranking.listed import places_of
 from clearsight.rerank.scorers import Asking, Floats, Form, Read, Scorer
 from clearsight.types import Item, Ranking, Task, ids_of
 
@@ -32,12 +33,12 @@ class Pairs:
 
     def __init__(self, task: Task, coarse: Ranking, top: int) -> None:
         self.coarse, self.depth = coarse, depth(coarse, top)
-        self._queries = _positions(ids_of(task.queries), coarse.query_ids, "query", task.name)
+        self._queries = places_of(ids_of(task.queries), coarse.query_ids, "query", task.name)
         self._task = task
         rows = np.unique(coarse.rows_QK[:, : self.depth])
         rows = rows[rows >= 0]
         names = [coarse.candidate_ids[row] for row in rows.tolist()]
-        places = _positions(ids_of(task.candidates), names, "candidate", task.name)
+        places = places_of(ids_of(task.candidates), names, "candidate", task.name)
         self._place_of = dict(zip(rows.tolist(), places, strict=True))
 
     def __len__(self) -> int:
@@ -67,25 +68,6 @@ def depth(coarse: Ranking, top: int) -> int:
             do=f"Give at most {kept}, or rank again and keep {top}.",
         )
     return min(top, kept)
-
-
-def _positions(known: Sequence[str], wanted: Sequence[str], what: str, task: str) -> list[int]:
-    left = set(wanted)
-    place_of = {name: place for place, name in enumerate(known) if name in left}
-    lost = [name for name in wanted if name not in place_of]
-    if lost and len(lost) == len(left):
-        raise DataError(
-            f"The ranking is of another task: '{task}' has none of its {len(left):,} {what} ids.",
-            where=lost[0],
-            do="Give the task, n and seed that the ranking was made with.",
-        )
-    if lost:
-        raise DataError(
-            f"{len(lost):,} of {len(left):,} {what} ids of the ranking are missing from the data.",
-            where=", ".join(lost[:3]),
-            do="Give the data that the ranking was made with.",
-        )
-    return [place_of[name] for name in wanted]
 
 
 @dataclass(eq=False)
