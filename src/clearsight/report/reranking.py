@@ -185,7 +185,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class BiasTable:
-    """Lines by task, one for each scorer; columns that none of them has are left out."""
+    """Lines by task, one for each scorer; lines and columns without a figure are left out."""
 
     columns: tuple[tuple[str, str], ...]
     lines: Mapping[str, tuple[tuple[str, tuple[Cell, ...]], ...]]
@@ -210,13 +210,14 @@ _COLUMNS = (
 
 def bias_table(judges: Sequence[JudgeRow]) -> BiasTable | None:
     """The judges' figures in words; None where there are none."""
-    cells = [_cells(judge) for judge in judges]
-    kept = [i for i in range(len(_COLUMNS)) if any(line[i].value != text.NONE for line in cells)]
-    if not kept:
+    told = [(judge, _cells(judge)) for judge in judges]
+    told = [(judge, cells) for judge, cells in told if any(cell.value != text.NONE for cell in cells)]
+    if not told:
         return None
+    kept = [i for i in range(len(_COLUMNS)) if any(cells[i].value != text.NONE for _, cells in told)]
     lines = {
-        task: tuple((judge.scorer, tuple(_cells(judge)[i] for i in kept)) for judge in some)
-        for task, some in _by_task(judges).items()
+        task: tuple((judge.scorer, tuple(cells[i] for i in kept)) for judge, cells in some)
+        for task, some in view.grouped(told, lambda line: line[0].task).items()
     }
     return BiasTable(tuple(_COLUMNS[i] for i in kept), lines)
 
