@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--n", type=int, default=2000, help="gallery")
+    parser.add_argument("--captions", type=int, default=500, help="unlabelled images of the coarse stage")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--top", type=int, default=10)
     parser.add_argument("--recipe", default="self_aligned", help="the coarse stage")
@@ -89,9 +90,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     loaded = load_model(options.model, head=True)
     settings = {name: value for name, value in vars(options).items() if name not in ("forms", "save")}
-    for way, (task, whole) in coarse_rankings(
-        loaded, options.n, options.recipe, max(options.top, 10)
-    ).items():
+    for way, (task, whole) in coarse_rankings(loaded, options).items():
         coarse = of_queries(whole, whole.query_ids[: options.queries])
         before = score(coarse, measures=[HIT])[HIT].mean
         bound = score(oracle(coarse, options.top), measures=[HIT])[HIT].mean
