@@ -268,16 +268,27 @@ class Score:
 
 
 @runtime_checkable
-class Named(Protocol):
-    """Items whose ids are read without making the items."""
+class Columns(Protocol):
+    """Items whose ids and modalities are read without making the items, and so without their images."""
 
     @property
     def ids(self) -> Sequence[str]: ...
+    @property
+    def kind_N(self) -> NDArray[np.uint8]:
+        """Each item's modality, as its place in `MODALITIES`."""
+        ...
 
 
 def ids_of(items: Sequence[Item]) -> Sequence[str]:
     """The ids of items, in order."""
-    return items.ids if isinstance(items, Named) else tuple(item.id for item in items)
+    return items.ids if isinstance(items, Columns) else tuple(item.id for item in items)
+
+
+def kinds_of(items: Sequence[Item]) -> NDArray[np.uint8]:
+    """The modality of each item, as its place in `MODALITIES`; no image is read."""
+    if isinstance(items, Columns):
+        return items.kind_N
+    return np.array([MODALITIES.index(item.modality) for item in items], dtype=np.uint8)
 
 
 def _known(table: Mapping[str, Any], known: set[str] | Names, what: str) -> None:

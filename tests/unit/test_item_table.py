@@ -14,6 +14,7 @@ from clearsight import Item, Task
 from clearsight.data.item_table import ItemTable
 from clearsight.errors import DataError
 from clearsight.names import Names
+from clearsight.types import MODALITIES, kinds_of
 
 ROWS = [
     {"id": "a", "text": "one", "image": None, "instruction": None},
@@ -128,3 +129,61 @@ def test_a_task_of_many_items_makes_none_of_them(monkeypatch):
     monkeypatch.setattr(ItemTable, "_items", never)
     relevance = {f"item {i}": {f"item {3 * i}": 1.0} for i in range(1000)}
     Task("large", candidates[:1000], candidates, relevance)
+
+
+STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+PICTURES = {
+    "paths": (pa.string(), ["a.png", None, "sub/b.png", None], ["a.png", "sub/b.png"]),
+    "structs": (
+        STRUCT,
+        [
+            {"bytes": b"x", "path": "named.png"},
+            None,
+            {"bytes": None, "path": "b.png"},
+            {"bytes": None, "path": None},
+        ],
+        ["b.png"],
+    ),
+    "bytes alone": (
+        pa.struct({"bytes": pa.binary()}),
+        [{"bytes": b"x"}, None, {"bytes": b"y"}, {"bytes": None}],
+        [],
+    ),
+    "numbers": (pa.int64(), [3, None, 0, None], []),
+}
+
+
+class Counted:
+    def read(self, numbers):
+        return [b"%d" % number for number in numbers]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_columns_tell_what_items_are(kind, chunks, monkeypatch):
+    column, values, paths = PICTURES[kind]
+    rows = pa.table(
+        {"id": list("abcd"), "text": ["one", "two", None, "four"], "image": pa.array(values, column)}
+    )
+    if chunks > 1:
+        rows = pa.concat_tables([rows.slice(n, 1) for n in range(4)])
+    images = Counted() if kind == "numbers" else Path("folder")
+    items = ItemTable(rows, images=images)
+    expected = [item.modality for item in items]
+    assert expected == ["image+text", "text", "image", "text"]
+    some, tail = [items[0], items[2]], items[1:].kind_N.tolist()
+    monkeypatch.setattr(ItemTable, "_read", None)
+    assert [MODALITIES[place] for place in kinds_of(items)] == expected
+    assert tail == items.kind_N[1:].tolist()
+    assert list(items.image_paths()) == [str(Path("folder") / path) for path in paths]
+    assert items.brings_images == (kind != "paths")
+    chosen, only = items.take(np.array([2, 0])), items.only(["c", "nobody", "a"])
+    assert (tuple(chosen.ids), tuple(only.ids)) == (("c", "a"), ("a", "c"))
+    monkeypatch.undo()
+    assert list(only) == some == list(chosen)[::-1]
+
+
+def test_texts_alone_have_no_images():
+    items = ItemTable(table([{"id": "a", "text": "x"}]))
+    assert (items.kind_N.tolist(), list(items.image_paths()), items.brings_images) == ([0], [], False)
+    assert ItemTable(table([ROWS[0]])[:0]).kind_N.shape == (0,)

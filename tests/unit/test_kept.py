@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
+from clearsight.data.item_table import ItemTable
 from clearsight.jobs.embedding import kept
+from clearsight.names import Names
 from clearsight.types import Embeddings, Item, Task
 
 
@@ -39,3 +43,37 @@ def test_a_pool_that_lost_a_candidate_gives_no_free_hit() -> None:
     less = kept(choice, *sides(["q", "r"], ["a", "b"]))
     assert less.relevance == {"r": {"b": 1.0}}
     assert less.pools == {"q": ["a"], "r": ["b", "a"]}
+
+
+class Elsewhere:
+    """Rows outside memory: here only their names are asked for."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.ids = Names.of(names)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@pytest.mark.parametrize("left", [["a", "b"], ["b", "c"], ["c"]])
+def test_of_a_pool_outside_memory_the_same_is_judged(
+    left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "pools": {"q": ["a", "c"], "r": ["b", "a"]},
+        "excluded": {"r": ["c"]},
+        "groups": {"q": "g", "r": "g"},
+    }
+    expected = kept(task(**options), *sides(["q", "r"], left))
+    columns = {side: ItemTable(pa.table({"id": names, "text": names})) for side, names in NAMES.items()}
+    whole = Task(
+        "t", columns["queries"], columns["candidates"], {"q": {"a": 1.0}, "r": {"b": 1.0}}, **options
+    )
+    queries, _ = sides(["q", "r"], left)
+    monkeypatch.setattr(ItemTable, "_items", None)
+    less = kept(whole, queries, Elsewhere(left))  # type: ignore[arg-type]
+    monkeypatch.undo()
+    for name in ("relevance", "pools", "excluded", "groups"):
+        assert getattr(less, name) == getattr(expected, name), name
+    assert tuple(less.candidates) == expected.candidates
+    assert tuple(less.queries) == expected.queries

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from clearsight.errors import UsageError
-from clearsight.jobs.recipes import RECIPES, Sides
-from clearsight.types import Embeddings
+from clearsight.jobs import recipes
+from clearsight.jobs.compare import compare
+from clearsight.jobs.recipes import RECIPES, Sides, in_memory, sample
+from clearsight.types import Embeddings, Item, Task
 
 WIDTH = 24
 
@@ -72,3 +76,68 @@ def test_turned_sides_are_the_same_vectors_the_other_way() -> None:
         back = RECIPES.get(name).apply(Sides(given.candidates, given.queries))
         assert np.allclose(way.turned().queries.rows_ND, back.queries.rows_ND, atol=1e-5)
         assert np.allclose(way.turned().candidates.rows_ND, back.candidates.rows_ND, atol=1e-5)
+
+
+class Elsewhere:
+    """Rows that are not an `Embeddings`; counts the most that were asked for at once."""
+
+    def __init__(self, inside: Embeddings) -> None:
+        self.inside, self.ids = inside, inside.ids
+        self.width, self.origin = inside.width, inside.origin
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def take(self, index: np.ndarray) -> Embeddings:
+        self.most = max(self.most, len(index))
+        return self.inside.take(index)
+
+
+def task_of(given: Sides) -> Task:
+    queries, candidates = (
+        tuple(Item(name, text=name) for name in side.ids)
+        for side in (given.queries, in_memory(given.candidates))
+    )
+    relevance = {name: {f"t{name[1:]}": 1.0} for name in given.queries.ids}
+    return Task("t", queries, candidates, relevance, measures=("hit_rate@1", "mrr@10"))
+
+
+@pytest.mark.parametrize("fit_on", ["sides", "candidates", "joint", "modality"])
+def test_recipes_that_stream_score_the_same_outside_memory(fit_on: str) -> None:
+    given = replace(sides(apart=True), fit_on=fit_on)
+    names = [name for name in RECIPES if RECIPES.get(name).streams]
+    assert {"base", "centred", "realign", "realign_release", "realign_chosen", "self_aligned"} <= set(names)
+    task = task_of(given)
+    here = compare(task, given, names, embedding="e")
+    there = compare(task, replace(given, candidates=Elsewhere(given.candidates)), names, embedding="e")
+    for inside, outside in zip(here, there, strict=True):
+        for measure, expected in inside.scores.items():
+            found = outside.scores[measure]
+            np.testing.assert_allclose(found.values_Q, expected.values_Q, atol=1e-12)
+            assert found.mean == pytest.approx(expected.mean)
+        assert outside.geometry == pytest.approx(inside.geometry, rel=1e-4, abs=1e-4)
+        assert outside.seen is None, "a small pool is looked at whole"
+        assert (inside.repaired.fitted is None) == (outside.repaired.fitted is None)
+
+
+def test_a_sample_stands_for_a_large_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes.sample, "__defaults__", (40, 0))
+    given = sides(apart=False)
+    outside = Elsewhere(given.candidates)
+    large = replace(given, candidates=outside, pairs=None)
+    found = compare(task_of(given), large, ["base", "realign", "realign_chosen"], embedding="e")
+    for outcome in found:
+        assert outcome.seen == 40
+        assert "sample of 40 candidates" in outcome.geometry_row().label
+    drawn = sample(large.candidates)
+    assert len(drawn) == 40
+    assert len(set(drawn.ids)) == 40
+    assert [int(name[1:]) for name in drawn.ids] == sorted(int(name[1:]) for name in drawn.ids)
+    repaired = found[1].repaired.candidates
+    np.testing.assert_allclose(
+        sample(repaired).rows_ND,
+        in_memory(repaired).rows_ND[[repaired.ids.index(n) for n in drawn.ids]],
+        atol=1e-5,
+    )
+    assert sample(given.candidates) is given.candidates

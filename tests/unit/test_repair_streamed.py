@@ -58,6 +58,22 @@ def test_fitted_and_applied_in_blocks_it_is_the_same_repair(estimator, by):
     assert dict(lazy.origin) == dict(whole.origin)
 
 
+@pytest.mark.parametrize("count", [700, 40])
+def test_recentred_in_blocks_it_is_recentred_as_a_whole(count):
+    fitted = PerGroup(ShrinkageZCA(0.3), "joint").fit(rows())
+    inside = rows(count).with_rows(rows(count).rows_ND + 2)
+    here, lazy = fitted.transform(inside, recentre=True), fitted.transform(Elsewhere(inside), recentre=True)
+    taken = lazy.take(np.arange(count))
+    np.testing.assert_allclose(taken.rows_ND, here.rows_ND, atol=1e-5)
+    assert dict(lazy.origin) == dict(here.origin)
+    moved = abs(taken.rows_ND.mean(axis=0)).max() < 1e-5
+    assert moved == (count == 700), "twenty rows of a kind keep the stored mean"
+    backwards = lazy.take(np.arange(count)[::-1])
+    assert np.array_equal(backwards.rows_ND[::-1], taken.rows_ND)
+    assert backwards.ids == taken.ids[::-1]
+    assert backwards.modality_N.tolist() == taken.modality_N.tolist()[::-1]
+
+
 def test_a_row_has_the_same_bits_whatever_it_is_taken_with():
     inside = rows(1000, 33)
     lazy = PerGroup(ShrinkageZCA()).fit(inside).transform(Elsewhere(inside))
@@ -91,7 +107,5 @@ def test_refusals():
     with pytest.raises(DataError, match="not one space"):
         PerGroup(Centre()).fit(Elsewhere(inside), Elsewhere(rows(10, 5)))
     fitted = PerGroup(Centre()).fit(inside)
-    with pytest.raises(UsageError, match="stored mean"):
-        fitted.transform(Elsewhere(inside), recentre=True)
     with pytest.raises(DataError, match="width 5 do not fit"):
         fitted.transform(Elsewhere(rows(10, 5)))

@@ -7,6 +7,7 @@ import pytest
 
 from clearsight import Embeddings, Item, Task
 from clearsight.errors import DataError
+from clearsight.types import MODALITIES, kinds_of
 
 ITEMS = (Item("a", text="x"), Item("b", text="y"))
 
@@ -72,3 +73,9 @@ def test_take_keeps_names_with_rows() -> None:
     assert taken.modality_N.tolist() == ["text", "image"]
     assert embeddings.take(np.array([True, False, True])).ids == ("a", "c")
     assert embeddings.with_rows(np.zeros((3, 5)), note=1).origin == {"note": 1}
+
+
+def test_kinds_are_the_modalities_of_items() -> None:
+    items = [Item("a", image=b"x"), Item("b", text="x"), Item("c", text="x", image=b"x")]
+    assert [MODALITIES[kind] for kind in kinds_of(items)] == [item.modality for item in items]
+    assert kinds_of([]).shape == (0,)

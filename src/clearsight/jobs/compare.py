@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clearsight.jobs.recipes import RECIPES, Repaired, Sides
+from clearsight.jobs.recipes import RECIPES, Repaired, Sides, sample
 
 if TYPE_CHECKING:
     from clearsight.metrics import PairedTest
@@ -34,6 +34,8 @@ class Outcome:
     test: PairedTest | None = None
     note: str = ""
     geometry: Mapping[str, float] = field(default_factory=dict)
+    seen: int | None = None
+    """Candidates that the geometry looks at, where that is not all of them."""
 
     @property
     def name(self) -> str:
@@ -53,9 +55,10 @@ class Outcome:
     def geometry_row(self) -> GeometryRow:
         from clearsight.report import GeometryRow
 
-        return GeometryRow(
-            f"{self.task_label}, {self.embedding}, {RECIPES.get(self.recipe).label}", self.geometry
-        )
+        label = f"{self.task_label}, {self.embedding}, {RECIPES.get(self.recipe).label}"
+        if self.seen is not None:
+            label += f" (a sample of {self.seen:,} candidates)"
+        return GeometryRow(label, self.geometry)
 
 
 def compare(task: Task, sides: Sides, recipes: Sequence[str], **labels: Any) -> list[Outcome]:
@@ -74,6 +77,8 @@ def judge(
     with_geometry: bool = True,
 ) -> list[Outcome]:
     """Rank and score what each recipe made of the task.
+
+    The geometry of candidates that are not in memory is that of a sample, and says so.
 
     Each outcome is tested (paired, on the task's first measure) against the recipe it claims to better, if
     that one is there.
@@ -94,6 +99,7 @@ def judge(
         scores = score(ranking, task.relevance, task.measures, groups=task.groups)
         rival = outcomes.get(RECIPES.get(name).against or "")
         headline = task.measures[0]
+        drawn = sample(sides.candidates)
         outcomes[name] = Outcome(
             task,
             task_label or task.name,
@@ -104,7 +110,8 @@ def judge(
             scores,
             paired_test(scores[headline], rival.scores[headline]) if rival else None,
             note,
-            geometry(sides.queries, sides.candidates) if with_geometry else {},
+            geometry(sides.queries, drawn) if with_geometry else {},
+            len(drawn) if len(drawn) < len(sides.candidates) else None,
         )
     return list(outcomes.values())
 
@@ -155,12 +162,13 @@ def examples(before: Outcome, after: Outcome, count: int) -> tuple[Example, ...]
 
     recipes = (RECIPES.get(before.recipe), RECIPES.get(after.recipe))
     queries = before.task.queries[:count]
+    shown = _candidates(before.task, (before.ranking, after.ranking), len(queries))
     return tuple(
         Example(
             before.task_label,
             item_card(item),
-            _results(before, row),
-            _results(after, row),
+            _results(before, row, shown),
+            _results(after, row, shown),
             recipes[0].label,
             recipes[1].label,
         )
@@ -168,15 +176,27 @@ def examples(before: Outcome, after: Outcome, count: int) -> tuple[Example, ...]
     )
 
 
-def _results(outcome: Outcome, query: int) -> tuple[Card, ...]:
-    items = {item.id: item for item in outcome.task.candidates}
-    wanted = outcome.task.relevance.get(outcome.ranking.query_ids[query], {})
+def _candidates(task: Task, rankings: Iterable[Ranking], count: int) -> dict[str, Item]:
+    """The items that the first `count` queries of the rankings show."""
+    from clearsight.names import row_numbers
+    from clearsight.types import ids_of
+
+    rows = [
+        (ranking, row) for ranking in rankings for row in ranking.rows_QK[:count, :SHOWN].ravel().tolist()
+    ]
+    wanted = dict.fromkeys(ranking.candidate_ids[row] for ranking, row in rows if row >= 0)
+    place = row_numbers(ids_of(task.candidates), tuple(wanted))
+    return {name: task.candidates[place[name]] for name in wanted}
+
+
+def _results(outcome: Outcome, query: int, shown: Mapping[str, Item]) -> tuple[Card, ...]:
     ranking = outcome.ranking
+    wanted = outcome.task.relevance.get(ranking.query_ids[query], {})
     cards = []
     for row, value in zip(ranking.rows_QK[query, :SHOWN], ranking.scores_QK[query, :SHOWN], strict=True):
         if row >= 0:
             item_id = ranking.candidate_ids[row]
-            cards.append(item_card(items[item_id], relevant=wanted.get(item_id, 0) > 0, score=float(value)))
+            cards.append(item_card(shown[item_id], relevant=wanted.get(item_id, 0) > 0, score=float(value)))
     return tuple(cards)
 
 

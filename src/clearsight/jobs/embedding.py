@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from clearsight.data.item_table import ItemTable
 from clearsight.errors import DataError, UsageError
+from clearsight.jobs.pools import Part, Shard, embed_part, embed_pool
 from clearsight.jobs.ui import Labelled
-from clearsight.types import Embeddings, Item, Modality, Role, Task
+from clearsight.names import missing, unique_ids
+from clearsight.types import MODALITIES, Embeddings, Item, Modality, Role, RowSource, Task, kinds_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from clearsight.errors import ItemError
     from clearsight.models.captioner import Captioner
     from clearsight.models.encoder import Encoder
@@ -48,13 +53,22 @@ def unlabelled_images(
     if not source.isdigit():
         items = load_items(source, on_error=on_error).items
         return [Item(item.id, image=item.image) for item in items if item.image is not None]
-    pool = task.candidates if any(item.image is not None for item in task.candidates) else task.queries
-    images = [Item(item.id, image=item.image) for item in pool if item.image is not None]
-    if not images:
-        raise UsageError(
-            "The task has no images to caption.", where="--unlabelled", do="Give a folder of images."
-        )
-    return images[: int(source)]
+    for pool in (task.candidates, task.queries):
+        pictured_N = np.flatnonzero(kinds_of(pool) != _TEXT)
+        if len(pictured_N):
+            images = _at(pool, pictured_N[: int(source)])
+            return [Item(item.id, image=item.image) for item in images]
+    raise UsageError(
+        "The task has no images to caption.", where="--unlabelled", do="Give a folder of images."
+    )
+
+
+_TEXT = MODALITIES.index("text")
+
+
+def _at(items: Sequence[Item], rows: NDArray[np.int64]) -> list[Item]:
+    """The items at these rows; no other item is made."""
+    return list(items.take(rows)) if isinstance(items, ItemTable) else [items[i] for i in rows.tolist()]
 
 
 def self_caption(
@@ -90,37 +104,115 @@ def check_images(task: Task) -> None:
         DataError: some are not; says how many of how many on each side, and names the first.
     """
     for side, items in (("query", task.queries), ("candidate", task.candidates)):
-        paths = [item.image for item in items if isinstance(item.image, str | os.PathLike)]
-        lost = [path for path in paths if "://" not in str(path) and not os.path.exists(path)]
+        there, lost, named = 0, 0, list[str]()
+        for path in _image_paths(items):
+            if "://" in path or os.path.exists(path):
+                there += 1
+                continue
+            lost += 1
+            if lost <= MISSING_NAMED:
+                named.append(path)
         if lost:
             raise DataError(
-                f"{len(lost):,} of {len(paths):,} {side} images are missing.",
-                where=", ".join(map(str, lost[:MISSING_NAMED])),
+                f"{lost:,} of {there + lost:,} {side} images are missing.",
+                where=", ".join(named),
                 do="Unpack the benchmark's images there, or leave these items out with --on-error skip: they "
                 "are counted and named.",
             )
 
 
+def _image_paths(items: Sequence[Item]) -> Iterator[str]:
+    """Image files that items name, without reading the images of the others."""
+    if isinstance(items, ItemTable):
+        yield from items.image_paths()
+        return
+    for item in items:
+        if isinstance(item.image, str | os.PathLike):
+            yield os.fspath(item.image)
+
+
 def side_modality(items: Sequence[Item]) -> Modality:
     """The modality of a side: that of its first item that has an image, else text."""
-    return next((item.modality for item in items if item.image is not None), "text")
+    kind_N = kinds_of(items)
+    pictured_N = np.flatnonzero(kind_N != _TEXT)
+    return MODALITIES[kind_N[pictured_N[0]]] if len(pictured_N) else "text"
+
+
+@dataclass(frozen=True)
+class TaskSide:
+    """What one side of a task asks of an encoder.
+
+    Attributes:
+        role: how the prompt words the items; side: what their rows are.
+        counterpart: the modality of the other side.
+    """
+
+    items: Sequence[Item]
+    role: Role
+    side: Role
+    counterpart: Modality
+
+    @property
+    def label(self) -> str:
+        return "queries" if self.side == "query" else "candidates"
+
+
+def task_sides(task: Task) -> tuple[TaskSide, TaskSide]:
+    """Queries and candidates."""
+    query_kind, candidate_kind = side_modality(task.queries), side_modality(task.candidates)
+    return (
+        TaskSide(task.queries, "query", "query", candidate_kind),
+        TaskSide(task.candidates, task.candidate_role, "candidate", query_kind),
+    )
 
 
 def embed_task(encoder: Encoder, task: Task, progress: Progress) -> tuple[Embeddings, Embeddings]:
     """Queries and candidates of a task; items refused under `on_error="skip"` are missing from their side."""
-    query_kind, candidate_kind = side_modality(task.queries), side_modality(task.candidates)
-    words = f"({encoder.pooling}, {encoder.template.name})"
     encoder.check(task.queries, task.candidates)
-    queries = encoder.embed(
-        task.queries, "query", counterpart=candidate_kind, progress=Labelled(progress, f"queries {words}")
-    )
-    candidates = encoder.embed(
-        task.candidates,
-        task.candidate_role,
-        counterpart=query_kind,
-        progress=Labelled(progress, f"candidates {words}"),
-    )
-    return queries, as_side(candidates, "candidate")
+    queries, candidates = (_in_memory(encoder, side, progress) for side in task_sides(task))
+    return queries, candidates
+
+
+def embed_sides(
+    encoder: Encoder, task: Task, progress: Progress, *, most: int
+) -> tuple[Embeddings, RowSource, list[tuple[str, str]]]:
+    """As `embed_task`; of more than `most` candidates the vectors stay in the encoder's cache.
+
+    Returns:
+        Queries, candidates, and the items of either that were refused, with the reason.
+    """
+    if len(task.candidates) <= most:
+        queries, inside = embed_task(encoder, task, progress)
+        return queries, inside, [*queries.skipped.items(), *inside.skipped.items()]
+    encoder.check(task.queries, task.candidates)
+    asked, side = task_sides(task)
+    queries = _in_memory(encoder, asked, progress)
+    stored = embed_pool(encoder, side.items, side=side.side, **_words(encoder, side, progress))
+    return queries, stored, [*queries.skipped.items(), *stored.skipped.items()]
+
+
+def embed_shard(encoder: Encoder, task: Task, shard: Shard, progress: Progress) -> Part:
+    """A part of both sides, into the encoder's cache."""
+    encoder.check(task.queries, task.candidates)
+    done = [
+        embed_part(encoder, side.items, shard=shard, **_words(encoder, side, progress))
+        for side in task_sides(task)
+    ]
+    return Part(sum(part.items for part in done), {k: v for part in done for k, v in part.skipped.items()})
+
+
+def _words(encoder: Encoder, side: TaskSide, progress: Progress) -> dict[str, Any]:
+    label = f"{side.label} ({encoder.pooling}, {encoder.template.name})"
+    return {"role": side.role, "counterpart": side.counterpart, "progress": Labelled(progress, label)}
+
+
+def _in_memory(encoder: Encoder, side: TaskSide, progress: Progress) -> Embeddings:
+    """The vectors of a side; images that come as bytes are held a slice at a time."""
+    words = _words(encoder, side, progress)
+    if encoder.cache is not None and isinstance(side.items, ItemTable) and side.items.brings_images:
+        stored = embed_pool(encoder, side.items, side=side.side, **words)
+        return replace(stored.take(np.arange(len(stored))), skipped=stored.skipped)
+    return as_side(encoder.embed(side.items, **words), side.side)
 
 
 def embed_pairs(
@@ -141,29 +233,39 @@ def as_side(embeddings: Embeddings, side: Role) -> Embeddings:
     return replace(embeddings, side_N=np.full(len(embeddings), side))
 
 
-def kept(task: Task, queries: Embeddings, candidates: Embeddings) -> Task:
+def kept(task: Task, queries: Embeddings, candidates: RowSource) -> Task:
     """The task without skipped items. A query whose relevant items are all gone is not judged, nor is one
     whose pool has lost a candidate: among fewer it would win by default.
     """
     if len(queries) == len(task.queries) and len(candidates) == len(task.candidates):
         return task
-    query_ids, candidate_ids = set(queries.ids), set(candidates.ids)
+    query_ids = set(queries.ids)
+    tables: tuple[Mapping[str, Sequence[str] | Mapping[str, float]], ...]
+    tables = (task.relevance, task.pools, task.excluded)
+    named = dict.fromkeys(name for table in tables for members in table.values() for name in members)
+    lost = missing(tuple(named), unique_ids(candidates.ids, what="candidate"))
 
-    def lists(table: dict[str, Sequence[str]]) -> dict[str, list[str]]:
-        return {
-            q: [c for c in members if c in candidate_ids] for q, members in table.items() if q in query_ids
-        }
+    def lists(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        return {q: [c for c in members if c not in lost] for q, members in table.items() if q in query_ids}
 
     return replace(
         task,
-        queries=tuple(item for item in task.queries if item.id in query_ids),
-        candidates=tuple(item for item in task.candidates if item.id in candidate_ids),
+        queries=_only(task.queries, queries.ids),
+        candidates=_only(task.candidates, candidates.ids),
         relevance={
-            q: {c: g for c, g in grades.items() if c in candidate_ids}
+            q: {c: g for c, g in grades.items() if c not in lost}
             for q, grades in task.relevance.items()
-            if q in query_ids and candidate_ids.issuperset(task.pools.get(q, ()))
+            if q in query_ids and lost.isdisjoint(task.pools.get(q, ()))
         },
-        pools=lists(dict(task.pools)),
-        excluded=lists(dict(task.excluded)),
+        pools=lists(task.pools),
+        excluded=lists(task.excluded),
         groups={q: group for q, group in task.groups.items() if q in query_ids},
     )
+
+
+def _only(items: Sequence[Item], ids: Sequence[str]) -> Sequence[Item]:
+    """The items of these ids, in their own order; of a table no item is made."""
+    if isinstance(items, ItemTable):
+        return items.only(ids)
+    known = set(ids)
+    return tuple(item for item in items if item.id in known)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from clearsight.errors import UsageError
 from clearsight.jobs.ui import Quiet, Ui
 
 if TYPE_CHECKING:
-    from clearsight.jobs.recipes import Sides
+    from clearsight.jobs.judging import Judged, Skips
+    from clearsight.jobs.pools import Shard
     from clearsight.models.encoder import Encoder
-    from clearsight.report.data import Curve, Example, GeometryRow, ResultRow
+    from clearsight.report.data import ResultRow
     from clearsight.run import Run
-    from clearsight.types import Score, Task
+    from clearsight.types import Task
 
-TASKS_SHOWN = 3
-QUERIES_SHOWN = 6
-"""Examples on the page: so many tasks, so many queries each."""
+IN_MEMORY = 200_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,9 @@ class EvaluateConfig:
 
     A benchmark's name as --task stands for every set of it that is in --data, and its averages follow;
     `clearsight tasks` lists what there is.
+
+    Vectors are kept in the cache: the same command goes on where an interrupted one stopped, and several may
+    embed parts of one task (--shard) before one judges the whole.
     """
 
     model: Annotated[str | None, "a model folder, a hub id, or `tiny` / `tiny-contrastive`"] = field(
@@ -57,40 +59,31 @@ class EvaluateConfig:
         str | None, "images to caption for self-alignment: a folder, or how many of the task's own images"
     ] = None
     cache: Annotated[Path, "folder of the vector cache"] = Path(".cache/clearsight/vectors")
+    shard: Annotated[
+        str | None, "i/n: embed the i-th of n parts into the cache and stop; without it, judge what is there"
+    ] = None
+    in_memory: Annotated[
+        int, "candidates held in memory at most; the vectors of a larger pool are read from the cache"
+    ] = IN_MEMORY
     out: Annotated[Path, "run folder to write"] = Path("runs/evaluate")
     overwrite: Annotated[bool, "replace a run that is already there"] = False
     on_error: Annotated[Literal["raise", "skip"], "skip: name a bad item in the report and go on"] = "raise"
 
 
-Skips: TypeAlias = "tuple[tuple[str, str], ...]"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What is kept of a task once it is judged and written; its vectors are gone.
-
-    A task without public answers has no rows; `files` are its rankings.
-    """
-
-    name: str
-    rows: tuple[ResultRow, ...]
-    scores: Mapping[str, Mapping[str, Score]]
-    examples: tuple[Example, ...]
-    curves: tuple[Curve, ...]
-    geometry: tuple[GeometryRow, ...]
-    skipped: Skips = ()
-    files: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class EvaluateResult:
-    run: Path
+    """Where the run lies and the rows of its table; of a shard there is no run, but a number of items."""
+
+    run: Path | None
     rows: tuple[ResultRow, ...]
     skipped: Skips = ()
+    embedded: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         from clearsight.report import rows_to_json
 
+        if self.run is None:
+            return {"run": None, "embedded": self.embedded}
         return {"run": str(self.run), "rows": rows_to_json(self.rows)}
 
 
@@ -98,16 +91,33 @@ def evaluate(config: EvaluateConfig, ui: Ui | None = None) -> EvaluateResult:
     """Embed (or read vectors), repair, rank, score, and write the run; one task after the other.
 
     Raises:
-        UsageError: neither or both of model and vectors, no task, an unknown recipe.
+        UsageError: neither or both of model and vectors, no task, an unknown recipe, or one that needs all
+            vectors of a pool that is not held in memory.
         ModelError, DataError, ItemError: as the model, the data or an item say.
     """
-    from clearsight.jobs.compare import tie_warnings
-    from clearsight.jobs.recipes import RECIPES
-    from clearsight.jobs.suite import averages
-    from clearsight.report import render_table, rows_to_json
+    from clearsight.jobs.pools import Shard
     from clearsight.run import Run
 
     ui = ui or Quiet()
+    _check(config)
+    if config.shard is not None:
+        return _part(config, Shard.parse(config.shard), ui)
+    with Run.create(config.out, "evaluate", asdict(config), config.seed, overwrite=config.overwrite) as run:
+        found = list(_of_vectors(run, config) if config.vectors else _of_model(run, config, ui))
+        result = _written(run, config, found, ui)
+    for warning in run.manifest["warnings"]:
+        ui.say(warning)
+    for judged in found:
+        for file in judged.files:
+            ui.say(f"{judged.name} has no public answers; its ranking: {run.folder / file}")
+    if result.rows:
+        ui.say(f"Report: {run.folder / 'report.html'}")
+    return result
+
+
+def _check(config: EvaluateConfig) -> None:
+    from clearsight.jobs.recipes import RECIPES
+
     for name in config.repairs:
         RECIPES.get(name)
     if (config.model is None) == (config.vectors is None):
@@ -117,54 +127,89 @@ def evaluate(config: EvaluateConfig, ui: Ui | None = None) -> EvaluateResult:
         )
     if config.model is not None and not config.task:
         raise UsageError("A model needs a task.", where="--task", do="For example --task world/i2t.")
-    with Run.create(config.out, "evaluate", asdict(config), config.seed, overwrite=config.overwrite) as run:
-        found = list(_of_vectors(run, config) if config.vectors else _of_model(run, config, ui))
-        means = averages({judged.name: judged.rows for judged in found})
-        rows = (*(row for judged in found for row in judged.rows), *means)
-        skipped = tuple(dict.fromkeys(entry for judged in found for entry in judged.skipped))
-        for item_id, reason in skipped:
-            run.skip(item_id, reason)
-        for warning in (warnings := tie_warnings(rows)):
-            run.warn(warning)
-        run.write_scores({name: scores for judged in found for name, scores in judged.scores.items()})
-        run.write_json("table.json", rows_to_json(rows))
-        if rows:
-            _report(run, config, [judged for judged in found if judged.rows], rows, skipped)
-            ui.show(render_table(rows, ui.width))
-    for warning in warnings:
-        ui.say(warning)
-    for judged in found:
-        for file in judged.files:
-            ui.say(f"{judged.name} has no public answers; its ranking: {run.folder / file}")
+    if config.vectors is not None and config.shard is not None:
+        raise UsageError("Vectors need no embedding.", where="--shard", do="Leave it out.")
+    if config.in_memory < 0:
+        raise UsageError(f"{config.in_memory} candidates?", where="--in-memory", do="Give 0 or more.")
+
+
+def _written(run: Run, config: EvaluateConfig, found: Sequence[Judged], ui: Ui) -> EvaluateResult:
+    """The run's tables and page."""
+    from clearsight.jobs.compare import tie_warnings
+    from clearsight.jobs.judging import write_page
+    from clearsight.jobs.suite import averages
+    from clearsight.report import render_table, rows_to_json
+
+    means = averages({judged.name: judged.rows for judged in found})
+    rows = (*(row for judged in found for row in judged.rows), *means)
+    skipped = tuple(dict.fromkeys(entry for judged in found for entry in judged.skipped))
+    for item_id, reason in skipped:
+        run.skip(item_id, reason)
+    for warning in tie_warnings(rows):
+        run.warn(warning)
+    run.write_scores({name: scores for judged in found for name, scores in judged.scores.items()})
+    run.write_json("table.json", rows_to_json(rows))
     if rows:
-        ui.say(f"Report: {run.folder / 'report.html'}")
+        write_page(run, [judged for judged in found if judged.rows], rows, skipped)
+        ui.show(render_table(rows, ui.width))
     return EvaluateResult(config.out, rows, skipped)
 
 
 def _of_vectors(run: Run, config: EvaluateConfig) -> Iterator[Judged]:
     from clearsight.data import load_vector_task
+    from clearsight.jobs.judging import judged
     from clearsight.jobs.recipes import Sides
 
     assert config.vectors is not None
     task, queries, candidates, pairs = load_vector_task(config.vectors)
-    yield _judged(run, config, task.name, task, Sides(queries, candidates, config.fit_on, pairs), 0)
+    sides = Sides(queries, candidates, config.fit_on, pairs)
+    yield judged(run, config.repairs, task.name, task, sides)
 
 
 def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
-    from clearsight.data import Skipped, load_task
-    from clearsight.jobs.embedding import (
-        check_images,
-        embed_pairs,
-        embed_task,
-        kept,
-        self_caption,
-        unlabelled_images,
-    )
+    from clearsight.jobs.embedding import embed_pairs, embed_sides, kept, self_caption, unlabelled_images
+    from clearsight.jobs.judging import QUERIES_SHOWN, TASKS_SHOWN, judged
     from clearsight.jobs.recipes import Sides
-    from clearsight.jobs.suite import expand
     from clearsight.models.captioner import Captioner
 
-    assert config.model is not None
+    skip = config.on_error == "skip"
+    for place, (name, task, encoder, bad_rows) in enumerate(_tasks(config, ui)):
+        queries, candidates, gone = embed_sides(encoder, task, ui.progress, most=config.in_memory)
+        skipped = [*bad_rows, *gone]
+        pairs = None
+        if config.unlabelled is not None:
+            images = unlabelled_images(config.unlabelled, task, on_error=config.on_error)
+            captioned = self_caption(Captioner(encoder.loaded), images, ui.progress, skip=skip)
+            pairs = embed_pairs(encoder, captioned, task, ui.progress)
+            skipped += captioned.skipped
+        sides = Sides(queries, candidates, config.fit_on, pairs)
+        task = kept(task, queries, candidates)
+        shown = QUERIES_SHOWN if place < TASKS_SHOWN else 0
+        yield judged(run, config.repairs, name, task, sides, shown, tuple(skipped))
+
+
+def _part(config: EvaluateConfig, shard: Shard, ui: Ui) -> EvaluateResult:
+    """A part of every task's items into the cache; nothing is judged."""
+    from clearsight.jobs.embedding import embed_shard
+
+    items, skipped = 0, dict[tuple[str, str], None]()
+    for _, task, encoder, bad_rows in _tasks(config, ui):
+        part = embed_shard(encoder, task, shard, ui.progress)
+        items += part.items
+        skipped.update(dict.fromkeys((*bad_rows, *part.skipped.items())))
+    ui.say(
+        f"Part {shard.number} of {shard.of} is embedded: {items:,} items, in {config.cache}. Once all parts "
+        "are, the same command without --shard finds them there and judges the whole."
+    )
+    return EvaluateResult(None, (), tuple(skipped), items)
+
+
+def _tasks(config: EvaluateConfig, ui: Ui) -> Iterator[tuple[str, Task, Encoder, Skips]]:
+    """Name, task, encoder, and rows of the task that were left out; one task after the other."""
+    from clearsight.data import Skipped, load_task
+    from clearsight.jobs.embedding import check_images
+    from clearsight.jobs.suite import expand
+
     names = expand(config.task, config.data)
     skip = config.on_error == "skip"
     encoder: Encoder | None = None
@@ -173,23 +218,28 @@ def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
         task = load_task(
             name, data=config.data, n=config.n, seed=config.seed, skipped=bad_rows if skip else None
         )
+        if config.shard is None:
+            _need_streams(config, task)
         if not skip:
             check_images(task)
         if encoder is None:  # after the first task: a wrong name is told before a model is loaded
             encoder = _encoder(config)
         if len(names) > 1:
             ui.say(f"{name} ({place + 1} of {len(names)})")
-        queries, candidates = embed_task(encoder, task, ui.progress)
-        run.note(origins={name: [dict(queries.origin), dict(candidates.origin)]})
-        pairs = None
-        skipped: list[tuple[str, str]] = [*bad_rows, *queries.skipped.items(), *candidates.skipped.items()]
-        if config.unlabelled is not None:
-            images = unlabelled_images(config.unlabelled, task, on_error=config.on_error)
-            captioned = self_caption(Captioner(encoder.loaded), images, ui.progress, skip=skip)
-            pairs = embed_pairs(encoder, captioned, task, ui.progress)
-            skipped += captioned.skipped
-        sides = Sides(queries, candidates, config.fit_on, pairs)
-        yield _judged(run, config, name, kept(task, queries, candidates), sides, place, tuple(skipped))
+        yield name, task, encoder, tuple(bad_rows)
+
+
+def _need_streams(config: EvaluateConfig, task: Task) -> None:
+    from clearsight.jobs.recipes import RECIPES
+
+    unfit = [name for name in config.repairs if not RECIPES.get(name).streams]
+    if unfit and len(task.candidates) > config.in_memory:
+        raise UsageError(
+            f"{task.name} has {len(task.candidates):,} candidates, and --in-memory is {config.in_memory:,}: "
+            f"{' and '.join(unfit)} need all vectors at once.",
+            where="--repairs",
+            do="Leave them out, or raise --in-memory if the machine holds that many vectors.",
+        )
 
 
 def _encoder(config: EvaluateConfig) -> Encoder:
@@ -197,8 +247,9 @@ def _encoder(config: EvaluateConfig) -> Encoder:
     from clearsight.models.load import load_model
 
     assert config.model is not None
-    loaded = load_model(config.model, head=config.unlabelled is not None)
-    if config.unlabelled is not None and loaded.kind == "contrastive":
+    captions = config.unlabelled is not None and config.shard is None
+    loaded = load_model(config.model, head=captions)
+    if captions and loaded.kind == "contrastive":
         raise UsageError(
             "A contrastive model cannot caption images.", where="--unlabelled", do="Leave it out."
         )
@@ -208,91 +259,4 @@ def _encoder(config: EvaluateConfig) -> Encoder:
         pooling=config.pooling,
         cache=config.cache,
         on_error=config.on_error,
-    )
-
-
-def _judged(
-    run: Run, config: EvaluateConfig, name: str, task: Task, sides: Sides, place: int, skipped: Skips = ()
-) -> Judged:
-    """Repair, rank, score and write one task."""
-    from clearsight.jobs.compare import compare, curves, examples, write_outcomes
-
-    if not task.relevance:
-        return Judged(name, (), {}, (), (), (), skipped, _ranked(run, config, name, task, sides))
-    outcomes = compare(task, sides, config.repairs, embedding=_embedding(sides), task_label=name)
-    write_outcomes(run, outcomes)
-    shown = 0 if config.vectors or place >= TASKS_SHOWN else QUERIES_SHOWN
-    return Judged(
-        name,
-        tuple(outcome.row() for outcome in outcomes),
-        {outcome.name: outcome.scores for outcome in outcomes},
-        examples(outcomes[0], outcomes[-1], shown),
-        curves(outcomes),
-        tuple(outcome.geometry_row() for outcome in outcomes),
-        skipped,
-    )
-
-
-def _embedding(sides: Sides) -> str:
-    """How the tables name the vectors: by what is known of their origin."""
-    origin = sides.queries.origin
-    return f"{origin['pooling']}, {origin['prompt']}" if {"pooling", "prompt"} <= origin.keys() else "vectors"
-
-
-def _ranked(run: Run, config: EvaluateConfig, name: str, task: Task, sides: Sides) -> tuple[str, ...]:
-    """Rank a task that only its owners can score; where they have a server, write the file it takes."""
-    from clearsight.data.benchmarks import BENCHMARKS
-    from clearsight.data.benchmarks.base import SUBMITTED
-    from clearsight.jobs.recipes import RECIPES
-    from clearsight.ranking import rank
-
-    first, _, second = name.partition("/")
-    files = []
-    for recipe in config.repairs:
-        repaired = RECIPES.get(recipe).apply(sides)
-        ranking = rank(
-            repaired.queries, repaired.candidates, SUBMITTED, pools=task.pools, excluded=task.excluded
-        )
-        stem = "-".join(f"{name} {recipe}".replace("/", " ").replace("_", " ").split())
-        file = f"rankings/{stem}.trec"
-        run.write_ranking(file, ranking)
-        content = BENCHMARKS.get(first).submission(second, ranking) if first in BENCHMARKS.names() else None
-        if content is not None:
-            file = f"submissions/{stem}.json"
-            run.write_bytes(file, content)
-        files.append(file)
-    return tuple(files)
-
-
-def _report(
-    run: Run, config: EvaluateConfig, found: Sequence[Judged], rows: tuple[ResultRow, ...], skipped: Skips
-) -> None:
-    from clearsight.jobs.compare import provenance, write_report
-    from clearsight.report import ReportData
-
-    names = ", ".join(judged.name for judged in found)
-    write_report(
-        run,
-        ReportData(
-            title=f"{config.model or config.vectors}: {names if len(found) < 4 else f'{len(found)} tasks'}",
-            summary=" ".join(map(_sentence, found)) if len(found) < 4 else _sentence(found[0]),
-            rows=rows,
-            examples=tuple(example for judged in found for example in judged.examples),
-            captions=(),
-            curves=tuple(curve for judged in found for curve in judged.curves),
-            geometry=tuple(row for judged in found for row in judged.geometry),
-            skipped=skipped,
-            warnings=tuple(run.manifest["warnings"]),
-            manifest=provenance(run),
-            commands=(run.command,),
-        ),
-    )
-
-
-def _sentence(judged: Judged) -> str:
-    first, last = judged.rows[0], judged.rows[-1]
-    measure, before = next(iter(first.scores.items()))
-    return (
-        f"{judged.name}, {measure}: {before.mean:.1%} ({first.repair}) to "
-        f"{last.scores[measure].mean:.1%} ({last.repair}); chance {before.chance:.2%}."
     )

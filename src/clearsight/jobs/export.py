@@ -117,10 +117,12 @@ def export(config: ExportConfig, ui: Ui | None = None) -> ExportResult:
     facts["outcome"] = chosen.outcome
     card = model_card(CardFacts.of(retriever, plan, chosen.task, chosen.scores))
     write_export(config.out, retriever, plan, facts=facts, card=card, overwrite=config.overwrite)
-    for limit in plan.limits:
-        ui.say(f"note: {limit}")
-    ui.say(f"A {plan.form} folder of sentence-transformers: {config.out}")
-    ui.say(f"Prove it: clearsight verify {config.out} --against {chosen.model}")
+    for note in plan.notes:
+        ui.say(f"note: {note}")
+    form = "stock" if plan.form == "stock" else "with code (trust_remote_code=True)"
+    ui.say(f"A folder for sentence-transformers, {form}: {config.out}")
+    ui.say("How to use it, and its limits: README.md in it.")
+    ui.say(f"Prove it: clearsight verify {config.out} --against {config.run or chosen.model}")
     return ExportResult(config.out, plan.form, plan.reasons, plan.limits)
 
 
@@ -144,6 +146,7 @@ def _chosen(config: ExportConfig) -> _Chosen:
 
 
 def _from_run(config: ExportConfig) -> _Chosen:
+    from clearsight.jobs.judging import label_of
     from clearsight.run import Run
 
     assert config.run is not None
@@ -161,7 +164,7 @@ def _from_run(config: ExportConfig) -> _Chosen:
             do="Give MODEL, --prompt, --pooling and --repair FILE instead.",
         )
     task = _task(config, run)
-    start = _slug(f"{task} {settings['pooling']} {settings['prompt']}")
+    start = _slug(f"{task} {label_of(run.manifest['origins'][task][0])}")
     outcome = _outcome(run, start, config.recipe)
     file = run.folder / "repairs" / f"{outcome}.safetensors"
     queries, candidates = _sides(config, task, settings)
@@ -223,6 +226,7 @@ def _sides(
     if config.queries is not None or config.candidates is not None:
         return config.queries, config.candidates
     from clearsight.data import load_task
+    from clearsight.types import MODALITIES, kinds_of
 
     known = {key: settings[key] for key in ("data", "n", "seed") if settings.get(key) is not None}
     try:
@@ -233,7 +237,9 @@ def _sides(
             where=name,
             do="Name them: --queries text --candidates image.",
         ) from error
-    queries, candidates = ({item.modality for item in side} for side in (task.queries, task.candidates))
+    queries, candidates = (
+        {MODALITIES[k] for k in set(kinds_of(side).tolist())} for side in (task.queries, task.candidates)
+    )
     return (
         queries.pop() if len(queries) == 1 else None,
         candidates.pop() if len(candidates) == 1 else None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from clearsight.repair import PerGroup
     from clearsight.repair.groups import FitOn
-    from clearsight.types import Embeddings
+    from clearsight.types import Embeddings, RowSource
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Sides:
     """The vectors of one task under one embedding.
 
     Attributes:
+        candidates: in memory, or read as they are asked for, for recipes that stream.
         fit_on: whose statistics a repair without pairs takes: sides, candidates, joint or modality.
         pairs: vectors of unlabelled images and of the model's own captions of them, row by row.
         shrinkage: 0..1, in place of the recipe's own.
     """
 
     queries: Embeddings
-    candidates: Embeddings
+    candidates: RowSource
     fit_on: FitOn = "sides"
     pairs: tuple[Embeddings, Embeddings] | None = None
     shrinkage: float | None = None
@@ -47,16 +48,17 @@ class Repaired:
     """Both sides after a repair, the fitted repair, and what it found out on the way."""
 
     queries: Embeddings
-    candidates: Embeddings
+    candidates: RowSource
     fitted: PerGroup | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def turned(self) -> Repaired:
         """The same vectors with the sides exchanged, where the prompt words both sides alike."""
+        candidates = in_memory(self.candidates)
         return replace(
             self,
-            queries=replace(self.candidates, side_N=self.queries.side_N[:1].repeat(len(self.candidates))),
-            candidates=replace(self.queries, side_N=self.candidates.side_N[:1].repeat(len(self.queries))),
+            queries=replace(candidates, side_N=self.queries.side_N[:1].repeat(len(candidates))),
+            candidates=replace(self.queries, side_N=candidates.side_N[:1].repeat(len(self.queries))),
         )
 
 
@@ -68,14 +70,39 @@ class Recipe:
         label: how tables name it.
         against: the recipe that its paired test compares with.
         apply: from sides to repaired sides.
+        streams: whether candidates may be read as they are asked for; else all are needed at once.
     """
 
     label: str
     against: str | None
     apply: Callable[[Sides], Repaired]
+    streams: bool = True
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
+
+SAMPLE_ROWS = 20_000
+"""Rows of a pool outside memory that are looked at where a look at some is enough."""
+
+
+def in_memory(rows: RowSource) -> Embeddings:
+    """The rows, all of them."""
+    from clearsight.types import Embeddings
+
+    return rows if isinstance(rows, Embeddings) else rows.take(np.arange(len(rows)))
+
+
+def sample(rows: RowSource, most: int = SAMPLE_ROWS, seed: int = 0) -> Embeddings:
+    """All rows of what is in memory; of a pool outside it at most `most`, drawn with `seed`, in order."""
+    from clearsight.repair.streamed import RepairedRows
+    from clearsight.types import Embeddings
+
+    if isinstance(rows, Embeddings):
+        return rows
+    if len(rows) <= most:
+        return in_memory(rows)
+    drawn = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+    return rows.glance(drawn) if isinstance(rows, RepairedRows) else rows.take(drawn)
 
 
 def _base(sides: Sides) -> Repaired:
@@ -112,33 +139,29 @@ def _realign_release(sides: Sides) -> Repaired:
 
 def _realign_chosen(sides: Sides) -> Repaired:
     """Shrinkage by the label-free rule: images and the model's own captions of them as two views of an item;
-    without pairs the a priori 0.5, with the sweep's hubness beside it."""
+    without pairs the a priori 0.5, with the sweep's hubness (of a sample, where the pool is not in memory)
+    beside it."""
     from clearsight.repair import ShrinkageZCA, choose_shrinkage
 
-    views = (sides.candidates, None) if sides.pairs is None else sides.pairs
+    views = (sample(sides.candidates), None) if sides.pairs is None else sides.pairs
     choice = choose_shrinkage(views[0].rows_ND, None if views[1] is None else views[1].rows_ND)
     return _statistics(ShrinkageZCA(shrinkage=choice.value), sides, shrinkage=choice.value, choice=choice)
 
 
 def _self_aligned(sides: Sides) -> Repaired:
-    fitted = _fit_pairs(sides)
-    return Repaired(
-        fitted.transform(sides.queries, recentre=True),
-        fitted.transform(sides.candidates, recentre=True),
-        fitted,
-    )
+    return _recentred(_fit_pairs(sides), sides)
+
+
+def _recentred(fitted: PerGroup, sides: Sides, **notes: Any) -> Repaired:
+    queries = fitted.transform(sides.queries, recentre=True)
+    return Repaired(queries, fitted.transform(sides.candidates, recentre=True), fitted, notes)
 
 
 def _refined(sides: Sides) -> Repaired:
     fitted = _fit_pairs(sides)
     assert sides.pairs is not None
     further, record = fitted.refine(sides.pairs, *_images_and_texts(sides))
-    return Repaired(
-        further.transform(sides.queries, recentre=True),
-        further.transform(sides.candidates, recentre=True),
-        further,
-        {"refinement": record},
-    )
+    return _recentred(further, sides, refinement=record)
 
 
 def _images_and_texts(sides: Sides) -> tuple[Embeddings, Embeddings]:
@@ -147,11 +170,12 @@ def _images_and_texts(sides: Sides) -> tuple[Embeddings, Embeddings]:
     Raises:
         UsageError: the task has not one of each.
     """
-    kinds = [set(side.modality_N.tolist()) for side in (sides.queries, sides.candidates)]
+    queries, candidates = sides.queries, in_memory(sides.candidates)
+    kinds = [set(side.modality_N.tolist()) for side in (queries, candidates)]
     if kinds == [{"image"}, {"text"}]:
-        return sides.queries, sides.candidates
+        return queries, candidates
     if kinds == [{"text"}, {"image"}]:
-        return sides.candidates, sides.queries
+        return candidates, queries
     raise UsageError(
         f"Refinement finds pairs of an image and a text; this task has {sorted(kinds[0])} queries and "
         f"{sorted(kinds[1])} candidates.",
@@ -203,7 +227,8 @@ def _chosen(sides: Sides) -> Repaired:
         gain_N = rank_N[name] - rank_N[best]
         if gain_N.mean() > 2 * gain_N.std() / np.sqrt(len(gain_N)):
             best = name
-    kinds = {kind for side in (sides.queries, sides.candidates) for kind in side.modality_N.tolist()}
+    both = (sides.queries, in_memory(sides.candidates))
+    kinds = {kind for side in both for kind in side.modality_N.tolist()}
     winner = "refined" if best == "self_aligned" and kinds == {"image", "text"} else best
     repaired = RECIPES.get(winner).apply(sides)
     seen = {name: float(values.mean()) for name, values in rank_N.items()}
@@ -220,5 +245,5 @@ RECIPES.add("realign", Recipe("ReAlign", "centred", _realign))
 RECIPES.add("realign_release", Recipe("ReAlign (release)", "centred", _realign_release))
 RECIPES.add("realign_chosen", Recipe("ReAlign (label-free)", "centred", _realign_chosen))
 RECIPES.add("self_aligned", Recipe("self-aligned", "realign", _self_aligned))
-RECIPES.add("refined", Recipe("refined", "self_aligned", _refined))
-RECIPES.add("chosen", Recipe("chosen without labels", "base", _chosen))
+RECIPES.add("refined", Recipe("refined", "self_aligned", _refined, streams=False))
+RECIPES.add("chosen", Recipe("chosen without labels", "base", _chosen, streams=False))

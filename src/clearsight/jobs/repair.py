@@ -58,6 +58,7 @@ def repair(config: RepairConfig, ui: Ui | None = None) -> RepairResult:
         DataError: a file that cannot be read, widths that differ, NaN or infinite rows.
     """
     from clearsight.data import load_vectors, save_vectors
+    from clearsight.jobs.recipes import in_memory
     from clearsight.repair import save_repair
     from clearsight.run import Run
 
@@ -67,19 +68,20 @@ def repair(config: RepairConfig, ui: Ui | None = None) -> RepairResult:
     repaired = (
         _apply(config.apply, queries, candidates) if config.apply else _fit(config, queries, candidates)
     )
+    after = in_memory(repaired.candidates)
     with Run.create(config.out, "repair", asdict(config), overwrite=config.overwrite) as run:
-        save_vectors(run.path("candidates.parquet"), repaired.candidates)
+        save_vectors(run.path("candidates.parquet"), after)
         if queries is not None:
             save_vectors(run.path("queries.parquet"), repaired.queries)
         if repaired.fitted is not None:
             save_repair(run.path("repair.safetensors"), repaired.fitted)
         spaces = {
             "before": _space(queries, candidates),
-            "after": _space(queries and repaired.queries, repaired.candidates),
+            "after": _space(queries and repaired.queries, after),
         }
         run.write_json("geometry.json", spaces)
     _show(spaces, ui)
-    ui.say(f"{len(repaired.candidates):,} repaired vectors and the repair in {config.out}")
+    ui.say(f"{len(after):,} repaired vectors and the repair in {config.out}")
     return RepairResult(config.out, spaces)
 
 

@@ -85,7 +85,7 @@ class Call:
     def _sheet(self, pooling: Pooling) -> Sheet:
         origin = self.encoder.origin(pooling.name, counterpart=self.counterpart)
         cache = self.encoder.cache
-        store = None if cache is None else VectorStore.open(cache, origin)
+        store = None if cache is None else VectorStore.shared(cache, origin)
         sheet = Sheet(pooling.name, origin, store, np.zeros(len(self.places), bool))
         sheet.recall(self.keys)
         return sheet

@@ -22,7 +22,7 @@ from clearsight.repair.base import Repair
 from clearsight.repair.refine import Refinement
 from clearsight.repair.self_align import SelfAlign
 from clearsight.repair.state import Arrays, digest, pack, pack_settings, unpack, unpack_settings
-from clearsight.repair.streamed import RepairedRows, fit_in_blocks
+from clearsight.repair.streamed import LEAST_TO_RECENTRE, RepairedRows, fit_in_blocks, labelled
 from clearsight.types import Embeddings, RowSource
 
 By: TypeAlias = Literal["side", "modality", "joint"]
@@ -30,9 +30,6 @@ FitOn: TypeAlias = Literal["sides", "candidates", "joint", "modality", "support"
 
 BY: tuple[By, ...] = ("side", "modality", "joint")
 FIT_ON: tuple[FitOn, ...] = ("sides", "candidates", "joint", "modality", "support")
-
-LEAST_TO_RECENTRE = 32
-"""Fewer rows than this keep the stored mean: their own would take the signal away with it."""
 
 
 class PerGroup:
@@ -137,7 +134,7 @@ class PerGroup:
     def transform(self, embeddings: RowSource, *, recentre: bool = False) -> RowSource:
         """Repair every row by its group's statistics; one row is enough.
 
-        Rows that are no `Embeddings` are repaired as they are taken.
+        Rows that are no `Embeddings` are repaired as they are taken; recentring reads them once before.
 
         Args:
             recentre: centre each (side, modality) of these rows on its own mean instead of the stored one,
@@ -149,12 +146,9 @@ class PerGroup:
 
         Raises:
             DataError: a group that was not fitted, or another width.
-            UsageError: `recentre` for rows that are read as they are taken.
         """
         if not isinstance(embeddings, Embeddings):
-            if recentre:
-                raise UsageError("Rows read in blocks keep the stored mean.", do="Leave recentre off.")
-            return RepairedRows(embeddings, self)
+            return RepairedRows(embeddings, self, recentre=recentre)
         groups = self._groups(embeddings)
         unknown = sorted(set(groups) - set(self.repairs_))
         if unknown:
@@ -297,13 +291,10 @@ def _require_variety(rows_ND: NDArray[np.float32], group: str) -> None:
 def _recentre(rows_NE: NDArray[np.float32], embeddings: Embeddings) -> list[str]:
     """Centre each (side, modality) in place; an affine map's own mean is its input's, mapped."""
     done = []
-    pairs = zip(embeddings.side_N.tolist(), embeddings.modality_N.tolist(), strict=True)
-    label_N = np.array([f"{side}/{modality}" for side, modality in pairs], dtype=str)
-    for label in np.unique(label_N):
-        index_N = np.flatnonzero(label_N == label)
+    for label, index_N in labelled(embeddings).items():
         if len(index_N) >= LEAST_TO_RECENTRE:
             rows_NE[index_N] -= rows_NE[index_N].mean(axis=0, dtype=np.float64).astype(np.float32)
-            done.append(str(label))
+            done.append(label)
     return done
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,10 @@ FULL_FILE_ROWS = 16_384
 
 _TAKE_ROWS = 4_096  # rows read at once: bounds the extra memory of a lookup (8,192 measured slower)
 _KEEP_VERSIONS = timedelta(hours=1)  # readers refresh at every call, so an old version is needed for seconds
+
+
+_SHARED: WeakValueDictionary[tuple[int, Path], VectorStore] = WeakValueDictionary()
+"""Tables held open, by process (a fork must not use its parent's) and path."""
 
 
 class VectorStore:
@@ -77,6 +82,18 @@ class VectorStore:
             raise DataError("The store is a file.", where=str(root), do="Give a folder, new or old.")
         store = cls(root / _table_name(origin or {}), origin or {})
         store._refresh()
+        return store
+
+    @classmethod
+    def shared(cls, folder: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> VectorStore:
+        """As `open`; while somebody of this process holds the table so opened, the same object.
+
+        A pool of millions is embedded in a thousand calls: each would read all keys again.
+        """
+        key = (os.getpid(), Path(folder).absolute() / _table_name(origin or {}))
+        store = _SHARED.get(key)
+        if store is None or (store.width is not None and not store._exists()):
+            store = _SHARED[key] = cls.open(folder, origin)
         return store
 
     def __len__(self) -> int:

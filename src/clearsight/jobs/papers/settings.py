@@ -63,7 +63,7 @@ def row_name(model: str, label: str) -> str:
 
 def measure(bench: Bench, model: str, settings: Sequence[Setting], tasks: Mapping[str, Task]) -> Measured:
     """Every setting on every task. Tasks of several sets are embedded one after the other, none is kept."""
-    from clearsight.jobs.recipes import RECIPES, Sides
+    from clearsight.jobs.recipes import RECIPES, Sides, in_memory
     from clearsight.jobs.trials import scored
 
     found: dict[str, dict[str, Mapping[str, Score]]] = {setting.label: {} for setting in settings}
@@ -72,7 +72,7 @@ def measure(bench: Bench, model: str, settings: Sequence[Setting], tasks: Mappin
             encoder = bench.encoder(model, setting.prompt, setting.pooling)
             task, queries, candidates = bench.sides(encoder, whole)
             repaired = RECIPES.get(setting.repair).apply(Sides(queries, candidates))
-            found[setting.label][name] = scored(task, repaired.queries, repaired.candidates)
+            found[setting.label][name] = scored(task, repaired.queries, in_memory(repaired.candidates))
     return Measured(bench.table.label_of(model), found)
 
 

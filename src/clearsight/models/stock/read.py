@@ -22,7 +22,7 @@ from clearsight.models.batching import ahead, fill_batches
 from clearsight.models.feed import Fed
 from clearsight.models.prepare import Prepared, shrunk
 from clearsight.models.stock.model import StockModel
-from clearsight.types import MODALITIES, Item, Modality, Role
+from clearsight.types import MODALITIES, Item, Modality, Role, kinds_of
 
 _TASK = {"query": "query", "candidate": "document"}
 _TOWER_TOKENS = 256
@@ -192,7 +192,8 @@ def need_modalities(items: Sequence[Item], stock: StockModel, *, name: str, some
     """
     if len(stock.accepts) == len(MODALITIES):
         return
-    count = Counter(item.modality for item in items)
+    numbers = np.bincount(kinds_of(items), minlength=len(MODALITIES)).tolist()
+    count = Counter({kind: number for kind, number in zip(MODALITIES, numbers, strict=True) if number})
     lost = {kind: number for kind, number in count.items() if kind not in stock.accepts}
     if not lost or (some and len(lost) < len(count)):
         return
