@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 .PHONY: demo test test-slow test-browser test-peers lint format bench clean help
 
 help:  ## this text
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.ready  ## set up, then the main job on the shipped model: chance -> repaired, one table, runs/demo/report.html
 	$(VENV)/bin/clearsight demo --overwrite
@@ -22,8 +22,9 @@ test-slow: $(VENV)/.ready-test  ## the tests marked slow
 test-browser: $(VENV)/.ready-browser  ## the pages in a headless Chromium (Debian: apt-get install chromium)
 	$(VENV)/bin/python -m pytest -m browser
 
-test-peers: $(VENV)/.ready-test $(VENV)-peers/.ready  ## formats against the libraries that own them, in an environment of their own
-	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python $(VENV)/bin/python -m pytest -m peers
+test-peers: $(VENV)/.ready-test $(VENV)-peers/.ready $(VENV)-stock/.ready $(VENV)-mteb/.ready  ## formats and protocols against the libraries that own them, each in what it asks for
+	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python CLEARSIGHT_STOCK=$(CURDIR)/$(VENV)-stock \
+	CLEARSIGHT_MTEB=$(CURDIR)/$(VENV)-mteb $(VENV)/bin/python -m pytest -m peers -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-lint  ## style, types, import floors
 	$(VENV)/bin/ruff check .
@@ -38,8 +39,8 @@ format: $(VENV)/.ready-lint  ## rewrite the code in the house style
 bench: $(VENV)/.ready-bench $(VENV)-peers/.ready  ## the benchmarks beside their peers (an hour on two cores), docs/benchmarks.md
 	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python $(VENV)/bin/python benchmarks/run_all.py --save
 
-clean:  ## remove the environment and every cache
-	rm -rf $(VENV) $(VENV)-peers runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean:  ## remove the environments and every cache
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-stock $(VENV)-mteb runs .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.pip:
 	$(PYTHON) -c 'import sys; sys.exit("Clearsight needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -71,4 +72,10 @@ $(VENV)-peers/.ready: requirements-peers.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint $< torch sae-lens eai-sparsify einops pillow scipy scikit-learn
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint $< --no-deps overcomplete dictionary-learning
+	@touch $@
+
+# Packages on top of the test environment, for those tests alone that put the folder on their path.
+$(VENV)-stock/.ready $(VENV)-mteb/.ready: $(VENV)-%/.ready: requirements-%.txt $(VENV)/.ready-test
+	rm -rf $(@D)
+	$(PIP) install --quiet --no-deps --target $(@D) --requirement $<
 	@touch $@

@@ -1,4 +1,4 @@
-"""Runs in the stock environment, not in ours: `python stock_worker.py REQUESTS.json`.
+"""A process that knows nothing of Clearsight: `python stock_worker.py REQUESTS.json`.
 
 For each request (as `encode_folder.py` documents, with `ids`: a file for token ids) opens the folder with
 sentence-transformers and writes the vectors. A request that fails leaves refused.txt in its `place`.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 if "clearsight" in sys.modules:
-    raise SystemExit("The stock environment must not load Clearsight.")
+    raise SystemExit("This process must not load Clearsight.")
 
 
 def token_ids(model: object, items: list, task: str | None) -> list[list[int]]:
@@ -59,7 +59,7 @@ def main(file: str) -> None:
         except Exception:
             Path(request["place"], "refused.txt").write_text(traceback.format_exc())
     if any(name.partition(".")[0] == "clearsight" for name in sys.modules):
-        raise SystemExit("Something in the stock environment loaded Clearsight.")
+        raise SystemExit("Something in this process loaded Clearsight.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Exported folders in the real sentence-transformers: equal vectors, and the token ids of our own wording.
 
-Needs sentence-transformers with torchvision in an environment of their own (`make test-peers`). One process
-there, which never loads Clearsight, answers for every folder.
+Needs torchvision beside the test environment (`make test-peers`). One process, which never loads Clearsight,
+answers for every folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +79,16 @@ FORMS = {**STOCK, **SIDES, **REMOTE}
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
-    python = os.environ.get("CLEARSIGHT_STOCK")
-    if python is None:
+def path() -> str:
+    """PYTHONPATH of a process that can open every folder."""
+    stock = os.environ.get("CLEARSIGHT_STOCK")
+    if stock is None:
         pytest.skip("CLEARSIGHT_STOCK is not set; run make test-peers")
-    return python
+    return os.pathsep.join((str(Path(__file__).with_name("stock_shim")), stock))
 
 
 @pytest.fixture(scope="module")
-def shimmed() -> Mapping[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).with_name("stock_shim"))}
-
-
-@pytest.fixture(scope="module")
-def made(
-    python: str, shimmed: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Made, Path]]:
+def made(path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Made, Path]]:
     """Every form, exported and embedded by sentence-transformers."""
     root = tmp_path_factory.mktemp("stock")
     items, rows = make_items(root)
@@ -111,7 +105,11 @@ def made(
     asked.write_text(json.dumps({"script": str(script), "requests": requests}))
     worker = Path(__file__).with_name("stock_worker.py")
     done = subprocess.run(
-        [python, worker, asked], capture_output=True, text=True, check=False, env=dict(shimmed)
+        [sys.executable, worker, asked],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return found
@@ -186,15 +184,14 @@ def test_token_ids_are_our_own(made: dict, name: str) -> None:
 
 
 @pytest.fixture
-def stock_python(python: str, shimmed: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", shimmed["PYTHONPATH"])
-    return Path(python)
+def shimmed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", path)
 
 
-def test_export_then_verify(stock_python: Path, tmp_path: Path) -> None:
+def test_export_then_verify(shimmed: None, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     export(ExportConfig("tiny", out=folder, prompt="hierarchical", pooling="last"))
-    result = verify(VerifyConfig(str(folder), against="tiny", count=12, python=stock_python))
+    result = verify(VerifyConfig(str(folder), against="tiny", count=12))
     assert result.passed, result.to_json()
     assert {"against, encode_query", "against, encode_document", "mixed batch"} <= {
         check.name for check in result.checks
@@ -202,19 +199,19 @@ def test_export_then_verify(stock_python: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "clearsight" / "verify.json").read_text())["passed"]
 
 
-def test_verify_finds_a_folder_that_was_changed(stock_python: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_folder_that_was_changed(shimmed: None, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     export(ExportConfig("tiny", out=folder, prompt="plain"))
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("rule.after='", "rule.after='Now "))
     template.write_text(template.read_text().replace("after='',", "after='!',", 1))
-    result = verify(VerifyConfig(str(folder), against="tiny", count=6, python=stock_python))
+    result = verify(VerifyConfig(str(folder), against="tiny", count=6))
     assert result.exit_code == 1
     assert {check.name for check in result.checks if check.passed is False} >= {"against, encode_query"}
 
 
-def test_code_in_the_folder_is_not_run_unasked(stock_python: Path, tmp_path: Path) -> None:
+def test_code_in_the_folder_is_not_run_unasked(shimmed: None, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     export(ExportConfig("tiny", out=folder, pooling="mean_no_image", remote_code=True))
     with pytest.raises(ClearsightError, match="--trust-remote-code"):
-        verify(VerifyConfig(str(folder), count=6, python=stock_python))
+        verify(VerifyConfig(str(folder), count=6))

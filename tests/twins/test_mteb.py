@@ -1,10 +1,12 @@
 """mteb itself runs our retriever on tasks made here, and its numbers are ours.
 
-Needs mteb, in an environment of its own (`make test-mteb`).
+Needs mteb beside the test environment (`make test-peers`).
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from clearsight.types import Task
 
 pytestmark = pytest.mark.peers
 
-mteb = pytest.importorskip("mteb", reason="mteb is not installed; run make test-mteb")
+if "CLEARSIGHT_MTEB" in os.environ:
+    sys.path.append(os.environ["CLEARSIGHT_MTEB"])
+    import mteb
+else:
+    mteb = pytest.importorskip("mteb", reason="CLEARSIGHT_MTEB is not set; run make test-peers")
 
 from datasets import Dataset  # noqa: E402
 from mteb.abstasks.retrieval import AbsTaskRetrieval  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ FAULT = {fault!r}
 request = json.load(open(sys.argv[2]))
 if FAULT == "refuse":
     sys.exit("ValueError: Please pass the argument `trust_remote_code=True` to allow custom code to be run.")
+if FAULT == "torchvision":
+    sys.exit("  File 'x'\\nImportError: Q requires the Torchvision.\\n\\nTo install, run:\\npip x")
 if FAULT == "missing":
     sys.exit("ModuleNotFoundError: No module named 'sentence_transformers'")
 def vector(item, job):
@@ -110,12 +113,32 @@ def test_vectors_of_another_origin_fail(folder: Path, tmp_path: Path) -> None:
     assert {"against, encode_query", "against, encode_document"} <= names_of_failed(result)
 
 
-@pytest.mark.parametrize(("fault", "advice"), [("refuse", "--trust-remote-code"), ("missing", "--python")])
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [
+        ("refuse", "--trust-remote-code"),
+        ("missing", "--python"),
+        (
+            "torchvision",
+            "refuses the folder: ImportError: Q requires the Torchvision(.|\n)*from the same index",
+        ),
+    ],
+)
 def test_a_refusal_says_what_to_do(folder: Path, tmp_path: Path, fault: str, advice: str) -> None:
     with pytest.raises(ModelError, match=advice):
         verify(VerifyConfig(str(folder), count=6, python=fake(tmp_path, fault)))
     with pytest.raises(ModelError, match="another --python"):
         verify(VerifyConfig(str(folder), count=6, python=tmp_path / "nothing"))
+
+
+def test_a_python_is_named_by_path_or_by_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fake(tmp_path).parent)
+    assert verify(VerifyConfig(str(folder), count=6, python=Path("./python-good"))).passed
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(folder)
+    assert verify(VerifyConfig(str(folder), count=6, python=Path("python-good"))).passed
 
 
 def test_a_strangers_folder_is_asked_for_texts(tmp_path: Path) -> None:

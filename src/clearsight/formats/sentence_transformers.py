@@ -80,6 +80,7 @@ class Plan:
         texts: name -> text, the chat template among them.
         tensors: module's folder -> name -> values, to be written in float32.
         limits: sentences for the card, about what the folder does differently from Clearsight.
+        notes: those of them that are not true of every folder.
         mixed_batches: whether one batch may hold items of different modalities.
         modalities: what it embeds.
     """
@@ -90,6 +91,7 @@ class Plan:
     texts: Mapping[str, str]
     tensors: Mapping[str, Mapping[str, Any]]
     limits: tuple[str, ...]
+    notes: tuple[str, ...]
     mixed_batches: bool
     modalities: tuple[Modality, ...]
     folded: tuple[str, ...] = field(default=())
@@ -136,13 +138,15 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
     }
     mixed = bool(reasons) or not (contrastive or _needs_an_image(retriever.loaded))
     fused = not contrastive or bool(reasons)
+    notes = _notes(retriever, heads, mixed)
     return Plan(
         form="remote code" if reasons else "stock",
         reasons=tuple(reasons),
         files=files,
         texts=texts,
         tensors=folder.tensors,
-        limits=tuple(_limits(retriever, heads, mixed)),
+        limits=(*_limits(retriever), *notes),
+        notes=tuple(notes),
         mixed_batches=mixed and not _needs_an_image(retriever.loaded),
         modalities=("text", "image", "image+text") if fused else ("text", "image"),
         folded=tuple(_folded(heads)),
@@ -349,8 +353,8 @@ def _prompts(retriever: Retriever, *, remote: bool) -> dict[str, Any]:
     return {"prompts": named, "default_prompt_name": "document"}
 
 
-def _limits(retriever: Retriever, heads: Heads, mixed: bool) -> list[str]:
-    loaded = retriever.loaded
+def _limits(retriever: Retriever) -> list[str]:
+    """What is true of every folder."""
     limits = [
         "`encode` treats an item as a document (candidate); use `encode_query` for queries.",
         "Load it in float32, as it asks for: in bfloat16 the Dense layers of a repair are cast too.",
@@ -358,26 +362,32 @@ def _limits(retriever: Retriever, heads: Heads, mixed: bool) -> list[str]:
         "text.",
         "An item longer than the model's context is cut at the end of the whole, not of its own text.",
     ]
-    if loaded.kind == "generative":
+    if retriever.loaded.kind == "generative":
         limits.insert(
             1, "A `prompt` given to `encode` is the item's instruction, where the prompt has a place for one."
-        )
-    if not mixed:
-        limits.append("Texts and images go in calls of their own: one batch cannot hold both.")
-    elif _needs_an_image(loaded):
-        limits.append("Texts alone and items with an image go in calls of their own (its processor).")
-    if heads.by == "role":
-        limits.append(
-            "Queries and documents are repaired apart: the wrong method gives a vector of the wrong space."
-        )
-    if retriever.queries is not None and retriever.candidates is not None:
-        limits.append(
-            f"Made for {retriever.queries} queries and {retriever.candidates} documents; others are worded "
-            "and repaired as if they were these."
         )
     if retriever.repair is not None:
         limits.append("The repair uses the statistics it was fitted with; it never centres on a batch.")
     return limits
+
+
+def _notes(retriever: Retriever, heads: Heads, mixed: bool) -> list[str]:
+    """What is true of this one."""
+    notes = []
+    if not mixed:
+        notes.append("Texts and images go in calls of their own: one batch cannot hold both.")
+    elif _needs_an_image(retriever.loaded):
+        notes.append("Texts alone and items with an image go in calls of their own (its processor).")
+    if heads.by == "role":
+        notes.append(
+            "Queries and documents are repaired apart: the wrong method gives a vector of the wrong space."
+        )
+    if retriever.queries is not None and retriever.candidates is not None:
+        notes.append(
+            f"Made for {retriever.queries} queries and {retriever.candidates} documents; others are worded "
+            "and repaired as if they were these."
+        )
+    return notes
 
 
 def _folded(heads: Heads) -> list[str]:

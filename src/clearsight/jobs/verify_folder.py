@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[Role, str] = {"query": "encode_query", "candidate": "encode_document"}
 MINUTES = 30
+_FAULT = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Session:
         from clearsight.formats import remote
 
         script = Path(remote.__file__).with_name("encode_folder.py")
-        python = self.config.python or sys.executable
+        python = _program(self.config.python)
         try:
             done = subprocess.run(
                 [python, script, request], capture_output=True, text=True, check=False, timeout=60 * MINUTES
@@ -232,12 +234,27 @@ def _template(facts: Mapping[str, Any]) -> Any:
         ) from error
 
 
+def _program(python: Path | None) -> str:
+    """The Python to run: this one, a file (a path may not lose its "./"), or a name of the PATH."""
+    if python is None:
+        return sys.executable
+    return str(python.absolute()) if python.is_file() else str(python)
+
+
 def _refusal(folder: str, said: str) -> ModelError:
-    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "nothing")
+    """What the process said last of what went wrong: behind it libraries write advice of their own."""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    faults = [line for line in lines if _FAULT.match(line)]
+    last = (faults or lines or ["nothing"])[-1]
     if "No module named 'sentence_transformers'" in said:
-        do = "pip install 'clearsight[export]', or name a Python that has it: --python."
+        do = "pip install 'clearsight[sentence-transformers]', or name a Python that has it: --python."
     elif "trust_remote_code" in said:
         do = "If you trust its code: --trust-remote-code."
+    elif "orchvision" in said:
+        do = (
+            "Its processor asks for torchvision: install the build that belongs to your torch, from the same "
+            "index (PyPI's is for CUDA), or name a Python that has it: --python."
+        )
     else:
         do = "Export again, or look at what sentence-transformers says of the folder."
     return ModelError(f"sentence-transformers refuses the folder: {last[:400]}", where=folder, do=do)
