@@ -358,10 +358,12 @@ def test_triton_in_all_options(name: str, tmp_path: Path) -> None:
     in_triton(tmp_path, "triton_cases", name)
 
 
+@pytest.mark.slow
 def test_triton_selects_exactly(tmp_path: Path) -> None:
     in_triton(tmp_path, "triton_selections")
 
 
+@pytest.mark.slow
 def test_triton_compiles(tmp_path: Path) -> None:
     """To machine code of an H100 or H200, which needs no device."""
     in_triton(tmp_path, "triton_compilations", interpret=False)
