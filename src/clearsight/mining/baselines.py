@@ -137,7 +137,7 @@ def mine_hard(
             found = hard_negatives(
                 rows,
                 search,
-                _some(pairs.forbidden_QF, at_B),
+                pairs.forbidden_QF.take(at_B),
                 negatives,
                 ceiling_B=None if beta is None else _own(pairs, rows, candidates, at_B) + np.float32(beta),
             )
@@ -165,12 +165,6 @@ def _clusters(pairs: TrainingPairs, at_B: Rows, found: Nearest) -> Found:
         cosine_BK[inside],
         1,
     )
-
-
-def _some(table: Table, at_B: Rows) -> Table:
-    lists = [table[int(row)] for row in at_B]
-    start_N1 = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
-    return Table(start_N1, np.concatenate([np.zeros(0, dtype=np.int64), *lists]))
 
 
 def _own(pairs: TrainingPairs, queries: Embeddings, candidates: RowSource, at_B: Rows) -> NDArray[np.float32]:
@@ -236,7 +230,7 @@ class OnlineNegatives:
         found = hard_negatives(
             queries,
             ExactSearch(self._candidates),
-            _some(self.pairs.forbidden_QF, at_B),
+            self.pairs.forbidden_QF.take(at_B),
             self.negatives,
             ceiling_B=ceiling,
         )

@@ -48,9 +48,11 @@ class Table:
     def size_N(self) -> Rows:
         return np.diff(self.start_N1)
 
-    def keys(self) -> Rows:
-        """The list each row of `row_P` is in."""
-        return np.repeat(np.arange(len(self)), self.size_N)
+    def take(self, index: Rows) -> Table:
+        """The lists at `index`, in that order."""
+        lists = [self[place] for place in index.tolist()]
+        start_N1 = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
+        return Table(start_N1, np.concatenate([np.zeros(0, dtype=np.int64), *lists]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
