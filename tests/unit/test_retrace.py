@@ -323,6 +323,9 @@ def test_what_cannot_be_enhanced_is_refused(loaded, folder_of):
         Retrace(loaded, "relaese")
     with pytest.raises(UsageError, match="ratio of 2"):
         Enhancement(ratio=2, scaled=True, memory="visual", normed=True)
+    for wrong in ({"threshold": 1.5}, {"first": 0.6, "last": 0.4}):
+        with pytest.raises(UsageError, match="is no enhancement"):
+            replace(ENHANCEMENTS.get("paper"), **wrong)
 
 
 class Block(nn.Module):

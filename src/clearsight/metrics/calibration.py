@@ -1,6 +1,7 @@
 """Bias and calibration of a model that judges: which answers it favours, and whether its scores are shares.
 
 All arithmetic is in float64; intervals are percentile bootstraps over the judgements (see `statistics`).
+Judgements count as independent, which those of one query are not quite.
 
 Legend: A answers, P positions of options, N judgements, B bins, S resamples.
 """
@@ -150,31 +151,26 @@ def position_bias(
     share_UP = has_UP / size_U[:, None]
     expected_P: Floats = count_U @ share_UP
     chosen_P = np.bincount(chosen, minlength=positions)
-    statistic = float(((chosen_P - expected_P) ** 2 / expected_P).sum())
-    few = (
-        bool((expected_P < FEW).any()) or len(size_U) > 1
-    )  # of mixed sizes the statistic follows no such law
-    if positions == 1:
-        p_value = 1.0
-    elif few:
+    statistic = float(_chi_square(chosen_P, expected_P))
+    # Of lists of several sizes the statistic does not follow the chi-square law either.
+    simulated = positions > 1 and (bool((expected_P < FEW).any()) or len(size_U) > 1)
+    if simulated:
         random = np.random.default_rng(seed)
         drawn_SP = sum(
             random.multinomial(count, share_P, size=resamples)
             for count, share_P in zip(count_U, share_UP, strict=True)
         )
-        statistic_S = ((drawn_SP - expected_P) ** 2 / expected_P).sum(axis=1)
-        p_value = (1 + int((statistic_S >= statistic * (1 - 1e-12)).sum())) / (1 + resamples)
+        as_large = int((_chi_square(drawn_SP, expected_P) >= statistic * (1 - 1e-12)).sum())
+        p_value = (1 + as_large) / (1 + resamples)
     else:
-        p_value = float(scipy.stats.chi2.sf(statistic, positions - 1))
+        p_value = float(scipy.stats.chi2.sf(statistic, positions - 1)) if positions > 1 else 1.0
     return PositionBias(
-        chosen_P,
-        expected_P,
-        count_U @ has_UP,
-        statistic,
-        p_value,
-        few and positions > 1,
-        len(chosen),
+        chosen_P, expected_P, count_U @ has_UP, statistic, p_value, simulated, answers=len(chosen)
     )
+
+
+def _chi_square(counts_SP: Any, expected_P: Floats) -> Any:
+    return ((counts_SP - expected_P) ** 2 / expected_P).sum(axis=-1)
 
 
 def yes_bias(
@@ -250,16 +246,8 @@ def reliability(
     order = np.argsort(scores, kind="stable")
     scores, relevant = scores[order], relevant[order]
     count_B, score_B, relevant_B = _binned(scores, relevant, bins)
-    errors_S = np.empty(resamples)
     random = np.random.default_rng(seed)
-    for s in range(resamples):
-        drawn = np.sort(random.integers(len(scores), size=len(scores)))
-        errors_S[s] = _error(*_binned(scores[drawn], relevant[drawn], bins))
-    starts = np.append(0, np.cumsum(count_B)[:-1])
-    floor_S = np.empty(resamples)
-    for s in range(resamples):
-        true_N = (random.random(len(scores)) < scores).astype(np.float64)
-        floor_S[s] = _error(count_B, score_B, np.add.reduceat(true_N, starts) / count_B)
+    errors_S = _errors_drawn_anew(scores, relevant, bins, resamples, random)
     low_B, high_B = _wilson(relevant_B, count_B, confidence)
     return Reliability(
         score_B=score_B,
@@ -268,7 +256,7 @@ def reliability(
         low_B=low_B,
         high_B=high_B,
         ece=Estimate(_error(count_B, score_B, relevant_B), *tails(errors_S, confidence)),
-        ece_floor=float(floor_S.mean()),
+        ece_floor=_error_if_true(scores, count_B, score_B, resamples, random),
         brier=_estimate((scores - relevant) ** 2, confidence, resamples, seed),
         base_rate=float(relevant.mean()),
         judgements=len(scores),
@@ -284,6 +272,29 @@ def _binned(scores_N: Floats, relevant_N: Floats, bins: int) -> tuple[Ints, Floa
     some = ends > starts
     starts, count_B = starts[some], (ends - starts)[some]
     return count_B, np.add.reduceat(scores_N, starts) / count_B, np.add.reduceat(relevant_N, starts) / count_B
+
+
+def _errors_drawn_anew(
+    scores_N: Floats, relevant_N: Floats, bins: int, resamples: int, random: np.random.Generator
+) -> Floats:
+    """The error (S,) of judgements drawn with replacement, binned anew."""
+    errors_S = np.empty(resamples)
+    for s in range(resamples):
+        drawn_N = np.sort(random.integers(len(scores_N), size=len(scores_N)))
+        errors_S[s] = _error(*_binned(scores_N[drawn_N], relevant_N[drawn_N], bins))
+    return errors_S
+
+
+def _error_if_true(
+    scores_N: Floats, count_B: Ints, score_B: Floats, resamples: int, random: np.random.Generator
+) -> float:
+    """The mean error of the same bins where each candidate is relevant with its score as the chance."""
+    starts = np.append(0, np.cumsum(count_B)[:-1])
+    errors_S = np.empty(resamples)
+    for s in range(resamples):
+        true_N = (random.random(len(scores_N)) < scores_N).astype(np.float64)
+        errors_S[s] = _error(count_B, score_B, np.add.reduceat(true_N, starts) / count_B)
+    return float(errors_S.mean())
 
 
 def _error(count_B: Ints, score_B: Floats, relevant_B: Floats) -> float:

@@ -57,10 +57,12 @@ class Enhancement:
     last: float = 15 / 28
 
     def __post_init__(self) -> None:
-        if not (0 <= self.ratio <= 1 and 0 <= self.first <= self.last <= 1):
+        shares = (self.ratio, self.threshold, self.first, self.last)
+        if not (all(0 <= share <= 1 for share in shares) and self.first <= self.last):
             raise UsageError(
-                f"A ratio of {self.ratio} over {self.first} to {self.last} of the depth is no enhancement.",
-                do="Give a ratio from 0 to 1, and shares of the depth from 0 to 1 in their order.",
+                f"A ratio of {self.ratio} above an entropy of {self.threshold}, over {self.first} to "
+                f"{self.last} of the depth, is no enhancement.",
+                do="Give all four from 0 to 1, the first share of the depth not above the last.",
             )
 
     def watched(self, layers: int) -> range:
@@ -228,8 +230,8 @@ class _Look:
     ) -> None:
         self._retrace, self._whole = retrace, where_BL is None
         self._valid_BL = mask_BL.bool()
-        remembered = kinds_BL == IMAGE if retrace.form.memory == "visual" else torch.ones_like(kinds_BL == 0)
-        self._remembered_BL = self._valid_BL & remembered
+        every = retrace.form.memory == "inputs"
+        self._remembered_BL = self._valid_BL if every else self._valid_BL & (kinds_BL == IMAGE)
         self._seen = _one_each(seen, len(mask_BL))
         # Positions that decide, until they have.
         self._open_BL = torch.zeros_like(self._valid_BL)

@@ -123,7 +123,7 @@ def oracle(coarse: Ranking, top: int, relevance: Relevance | None = None) -> Ran
         DataError: neither relevance nor counts, or `top` beyond the list.
         UsageError: `top` below 1.
     """
-    check_top(coarse, top)
+    _check_top(coarse, top)
     if relevance is None and not coarse.counted:
         raise DataError("Nothing says which candidates are relevant.", do="Pass relevance.")
     rows_QT = coarse.rows_QK[:, :top]
@@ -141,7 +141,7 @@ def oracle(coarse: Ranking, top: int, relevance: Relevance | None = None) -> Ran
     return fuse(coarse, grade_QT, entropy_QT=before_QT).ranking
 
 
-def check_top(coarse: Ranking, top: int) -> None:
+def _check_top(coarse: Ranking, top: int) -> None:
     """Whether a fine stage can look at the first `top` entries of the list.
 
     Raises:
@@ -201,7 +201,7 @@ def _checked(coarse: Ranking, values_QT: NDArray[np.floating], what: str) -> Flo
             f"{what.capitalize()} of shape {values.shape} do not fit {len(coarse.query_ids)} queries.",
             do="Give one row for each query of the ranking, in its order.",
         )
-    check_top(coarse, values.shape[1])
+    _check_top(coarse, values.shape[1])
     return values
 
 
