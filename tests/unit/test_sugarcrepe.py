@@ -16,9 +16,12 @@ from clearsight.data.benchmarks import BENCHMARKS, looks_like, sugarcrepe, sugar
 from clearsight.data.tables import Skipped
 from clearsight.errors import DataError, UsageError
 from clearsight.metrics import score
+from clearsight.metrics.calibration import order_swap
 from clearsight.metrics.judged import Judged
 from clearsight.metrics.measures import all_recall
+from clearsight.models.load import load_model
 from clearsight.ranking import rank
+from clearsight.rerank import Reranker, label_orders
 from clearsight.types import Embeddings, Task
 from small.coco import write_coco
 from small.sugarcrepe import write_sugarcrepe, write_sugarcrepe_pp
@@ -220,3 +223,27 @@ def test_all_recall_is_the_mean_over_the_orders_of_the_tied(seed: int) -> None:
         np.array([size]),
     ).ordered()
     assert all_recall(places, cut)[0] == pytest.approx(naive)
+
+
+def test_sugarcrepe_is_a_choice_between_two_captions_asked_in_both_orders(tmp_path: Path) -> None:
+    """Reranking the whole pool of two: accuracy is how often the right caption has the higher score."""
+    task = load_task("sugarcrepe/replace_att", data=write_sugarcrepe(tmp_path, ("replace_att",), n=6))
+    sides = [
+        Embeddings.of([item.id for item in items], np.ones((len(items), 2), dtype=np.float64))
+        for items in (task.queries, task.candidates)
+    ]
+    coarse = rank(*sides, 2, relevance=task.relevance, pools=task.pools)
+    measure = task.measures[0]
+    assert score(coarse, task.relevance, [measure])[measure].mean == 0.5  # all tie: nothing is known yet
+    loaded = load_model("tiny", head=True)
+    for name in ("choice", "likelihood"):
+        reranker = Reranker.load(loaded, scorer=name)
+        done = reranker.rerank(task, coarse, top=2)
+        pools = [[c for c in task.candidates if c.id in task.pools[q.id]] for q in task.queries]
+        own = [reranker.scorer.score(q, pool) for q, pool in zip(task.queries, pools, strict=True)]
+        expected = np.mean([right > wrong for right, wrong in own])
+        assert score(done.ranking, task.relevance, [measure])[measure].mean == pytest.approx(expected)
+        assert expected > 0.5
+    orders_PO = label_orders(Reranker.load(loaded, scorer="choice").scorer, task, coarse, top=2)
+    assert orders_PO.shape == (12, 2)
+    assert 0 <= order_swap(orders_PO[:, 0], orders_PO[:, 1], resamples=50).flipped.value <= 1
