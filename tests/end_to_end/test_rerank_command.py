@@ -25,6 +25,7 @@ def place(tmp_path_factory):
             task=("world/i2t", "world/t2i"),
             n=N,
             repairs=("base", "realign"),
+            keep=10,
             cache=folder / "vectors",
             out=folder / "run",
         )
@@ -144,3 +145,38 @@ def test_the_command_line(place, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert [row["repair"] for row in printed["rows"]][:3] == ["coarse", "p_true", "oracle"]
     assert main(["rerank", str(tmp_path / "none"), "--out", str(tmp_path / "two")]) == 3
+
+
+def test_evaluate_judges_again_in_one_go(place, tmp_path):
+    more = {"rerank": ("likelihood", "p_true"), "rerank_top": 4, "rerank_queries": 6, "rerank_model": "tiny"}
+    result = evaluate(
+        EvaluateConfig(
+            model="tiny-contrastive",
+            task=("world/t2i",),
+            n=N,
+            repairs=("base", "centred"),
+            cache=place / "vectors",
+            out=tmp_path / "run",
+            **more,
+        )
+    )
+    assert [row.repair for row in result.rows][2:] == ["coarse", "likelihood", "p_true", "oracle"]
+    assert [row.scores["hit_rate@1"].judged for row in result.rows] == [N, N, 6, 6, 6, 6]
+    run = Run.open(tmp_path / "run")
+    assert len(run.read_scores()) == 6
+    assert "likelihood" in (run.folder / "report.html").read_text()
+    # What evaluate has written can be reranked, deeper than the ten of its table.
+    deeper = rerank(config(place, tmp_path / "deeper", run=tmp_path / "run", top=N, queries=2))
+    assert deeper.rows[0].scores["hit_rate@1"].judged == 2
+
+
+def test_evaluate_refuses_what_it_cannot_judge(place, tmp_path):
+    given = {"task": ("world/t2i",), "n": N, "out": tmp_path / "run", "cache": place / "vectors"}
+    with pytest.raises(UsageError, match="no language head"):
+        evaluate(EvaluateConfig(model="tiny-contrastive", rerank=("likelihood",), **given))
+    with pytest.raises(UsageError, match="scorer"):
+        evaluate(EvaluateConfig(model="tiny", rerank=("best",), **given))
+    with pytest.raises(UsageError, match="no items"):
+        evaluate(EvaluateConfig(vectors=tmp_path, rerank=("likelihood",), out=tmp_path / "run"))
+    with pytest.raises(UsageError, match="keep is 3"):
+        evaluate(EvaluateConfig(model="tiny", keep=3, **given))

@@ -13,6 +13,7 @@ from clearsight.jobs.ui import Quiet, Ui
 if TYPE_CHECKING:
     from clearsight.jobs.judging import Judged, Skips
     from clearsight.jobs.pools import Shard
+    from clearsight.jobs.reranking import Again, Fine
     from clearsight.models.encoder import Encoder
     from clearsight.report.data import ResultRow
     from clearsight.run import Run
@@ -58,6 +59,13 @@ class EvaluateConfig:
     unlabelled: Annotated[
         str | None, "images to caption for self-alignment: a folder, or how many of the task's own images"
     ] = None
+    rerank: Annotated[
+        tuple[str, ...], "scorers that judge the last repair's first candidates again: likelihood, choice ..."
+    ] = ()
+    rerank_top: Annotated[int, "candidates of a query to judge again"] = 20
+    rerank_queries: Annotated[int | None, "judge a sample of so many queries; without it, all"] = None
+    rerank_model: Annotated[str | None, "the model that judges; by default MODEL"] = None
+    keep: Annotated[int, "candidates of a query that rankings/*.trec keep; `rerank` can judge so many"] = 50
     cache: Annotated[Path, "folder of the vector cache"] = Path(".cache/clearsight/vectors")
     shard: Annotated[
         str | None, "i/n: embed the i-th of n parts into the cache and stop; without it, judge what is there"
@@ -129,6 +137,12 @@ def _check(config: EvaluateConfig) -> None:
         raise UsageError("A model needs a task.", where="--task", do="For example --task world/i2t.")
     if config.vectors is not None and config.shard is not None:
         raise UsageError("Vectors need no embedding.", where="--shard", do="Leave it out.")
+    if config.vectors is not None and config.rerank:
+        raise UsageError("Vectors are no items to judge.", where="--rerank", do="Give a model and a task.")
+    if config.rerank:
+        _fine(config).check()
+    if config.keep < 10:
+        raise UsageError(f"keep is {config.keep}.", where="--keep", do="Give at least 10.")
     if config.in_memory < 0:
         raise UsageError(f"{config.in_memory} candidates?", where="--in-memory", do="Give 0 or more.")
 
@@ -141,7 +155,8 @@ def _written(run: Run, config: EvaluateConfig, found: Sequence[Judged], ui: Ui) 
     from clearsight.report import render_table, rows_to_json
 
     means = averages({judged.name: judged.rows for judged in found})
-    rows = (*(row for judged in found for row in judged.rows), *means)
+    fine_rows = (row for judged in found for row in judged.fine_rows)
+    rows = (*(row for judged in found for row in judged.rows), *fine_rows, *means)
     skipped = tuple(dict.fromkeys(entry for judged in found for entry in judged.skipped))
     for item_id, reason in skipped:
         run.skip(item_id, reason)
@@ -163,7 +178,7 @@ def _of_vectors(run: Run, config: EvaluateConfig) -> Iterator[Judged]:
     assert config.vectors is not None
     task, queries, candidates, pairs = load_vector_task(config.vectors)
     sides = Sides(queries, candidates, config.fit_on, pairs)
-    yield judged(run, config.repairs, task.name, task, sides)
+    yield judged(run, config.repairs, task.name, task, sides, keep=config.keep)
 
 
 def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
@@ -173,7 +188,10 @@ def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
     from clearsight.models.captioner import Captioner
 
     skip = config.on_error == "skip"
+    again: Again | None = None
     for place, (name, task, encoder, bad_rows) in enumerate(_tasks(config, ui)):
+        if config.rerank and again is None:  # before any work: a model that cannot judge is told at once
+            again = _again(config, encoder, ui)
         queries, candidates, gone = embed_sides(encoder, task, ui.progress, most=config.in_memory)
         skipped = [*bad_rows, *gone]
         pairs = None
@@ -185,7 +203,31 @@ def _of_model(run: Run, config: EvaluateConfig, ui: Ui) -> Iterator[Judged]:
         sides = Sides(queries, candidates, config.fit_on, pairs)
         task = kept(task, queries, candidates)
         shown = QUERIES_SHOWN if place < TASKS_SHOWN else 0
-        yield judged(run, config.repairs, name, task, sides, shown, tuple(skipped))
+        yield judged(
+            run, config.repairs, name, task, sides, shown, tuple(skipped), keep=config.keep, again=again
+        )
+
+
+def _fine(config: EvaluateConfig) -> Fine:
+    from clearsight.jobs.reranking import Fine
+
+    return Fine(
+        scorers=config.rerank,
+        top=config.rerank_top,
+        queries=config.rerank_queries,
+        seed=config.seed,
+        on_error=config.on_error,
+        options={"cache": config.cache},
+    )
+
+
+def _again(config: EvaluateConfig, encoder: Encoder, ui: Ui) -> Again:
+    from clearsight.jobs.reranking import again
+    from clearsight.models.load import load_model
+
+    own = config.rerank_model is None
+    loaded = encoder.loaded if own else load_model(str(config.rerank_model), head=True)
+    return again(loaded, _fine(config), ui.progress)
 
 
 def _part(config: EvaluateConfig, shard: Shard, ui: Ui) -> EvaluateResult:
@@ -236,7 +278,7 @@ def _need_streams(config: EvaluateConfig, task: Task) -> None:
     if unfit and len(task.candidates) > config.in_memory:
         raise UsageError(
             f"{task.name} has {len(task.candidates):,} candidates, and --in-memory is {config.in_memory:,}: "
-            f"{' and '.join(unfit)} need all vectors at once.",
+            f"{' and '.join(unfit)} {'needs' if len(unfit) == 1 else 'need'} all vectors at once.",
             where="--repairs",
             do="Leave them out, or raise --in-memory if the machine holds that many vectors.",
         )
@@ -248,7 +290,8 @@ def _encoder(config: EvaluateConfig) -> Encoder:
 
     assert config.model is not None
     captions = config.unlabelled is not None and config.shard is None
-    loaded = load_model(config.model, head=captions)
+    judges = bool(config.rerank) and config.rerank_model is None and config.shard is None
+    loaded = load_model(config.model, head=captions or judges)
     if captions and loaded.kind == "contrastive":
         raise UsageError(
             "A contrastive model cannot caption images.", where="--unlabelled", do="Leave it out."

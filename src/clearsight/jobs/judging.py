@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from clearsight.jobs.recipes import Sides
+    from clearsight.jobs.reranking import Again
     from clearsight.report.data import Curve, Example, GeometryRow, ResultRow
     from clearsight.run import Run
     from clearsight.types import Score, Task
@@ -24,7 +25,8 @@ Skips: TypeAlias = "tuple[tuple[str, str], ...]"
 class Judged:
     """What is kept of a task once it is judged and written; its vectors are gone.
 
-    A task without public answers has no rows; `files` are its rankings.
+    A task without public answers has no rows; `files` are its rankings. `fine_rows` are of what was judged
+    again by a generative model, on its own coarse row.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Judged:
     geometry: tuple[GeometryRow, ...]
     skipped: Skips = ()
     files: tuple[str, ...] = ()
+    fine_rows: tuple[ResultRow, ...] = ()
 
 
 def judged(
@@ -45,12 +48,17 @@ def judged(
     sides: Sides,
     shown: int = 0,
     skipped: Skips = (),
+    *,
+    keep: int = 10,
+    again: Again | None = None,
 ) -> Judged:
     """Repair, rank, score and write one task.
 
     Args:
         repairs: names of recipes.
         shown: queries to show on the page, the first ones as they come.
+        keep: candidates of a query that rankings keep; more where `again` judges more.
+        again: judges the ranking of the last repair again.
     """
     from clearsight.jobs.compare import compare, curves, examples, write_outcomes
 
@@ -59,16 +67,23 @@ def judged(
         run.warn(f"{name}: {warning}")
     if not task.relevance:
         return Judged(name, (), {}, (), (), (), skipped, _ranked(run, repairs, name, task, sides))
-    outcomes = compare(task, sides, repairs, embedding=label_of(sides.queries.origin), task_label=name)
+    words, k = label_of(sides.queries.origin), keep if again is None else max(keep, again.fine.top)
+    outcomes = compare(task, sides, repairs, embedding=words, task_label=name, k=k)
     write_outcomes(run, outcomes)
+    scores = {outcome.name: outcome.scores for outcome in outcomes}
+    fine_rows: tuple[ResultRow, ...] = ()
+    if again is not None:
+        fine_rows, more, left_out = again(run, outcomes[-1])
+        scores, skipped = scores | more, (*skipped, *left_out)
     return Judged(
         name,
         tuple(outcome.row() for outcome in outcomes),
-        {outcome.name: outcome.scores for outcome in outcomes},
+        scores,
         examples(outcomes[0], outcomes[-1], shown),
         curves(outcomes),
         tuple(outcome.geometry_row() for outcome in outcomes),
         skipped,
+        fine_rows=fine_rows,
     )
 
 

@@ -140,7 +140,7 @@ def _fine(config: RerankConfig) -> Fine:
 
 def _written(run: Run, config: RerankConfig, stages: Sequence[Stage], ui: Ui) -> RerankResult:
     from clearsight.jobs.rerank_page import page_data, write_page
-    from clearsight.jobs.reranking import record, reranked_rows, summary
+    from clearsight.jobs.reranking import record, reranked_rows, skipped, summary
     from clearsight.report import render_table, rows_to_json
 
     rows: list[ResultRow] = []
@@ -153,7 +153,7 @@ def _written(run: Run, config: RerankConfig, stages: Sequence[Stage], ui: Ui) ->
         else:
             record(run, stage, ())
             ui.say(f"{stage.name} has no public answers; its rankings lie in {run.folder / 'rankings'}.")
-        for pair, reason in _skipped(stage).items():
+        for pair, reason in skipped(stage).items():
             run.skip(pair, reason)
     run.write_scores(scores)
     run.write_json("table.json", rows_to_json(rows))
@@ -168,13 +168,9 @@ def _written(run: Run, config: RerankConfig, stages: Sequence[Stage], ui: Ui) ->
         write_page(run, data)
         ui.show(render_table(rows, ui.width))
         ui.say(f"Report: {run.folder / 'report.html'}")
-    skipped = tuple((s["id"], s["reason"]) for s in run.manifest["skipped"])
+    left_out = tuple((one["id"], one["reason"]) for one in run.manifest["skipped"])
     asked = sum(one.questions for stage in stages for one in stage.fine.values())
-    return RerankResult(config.out, tuple(rows), skipped, asked)
-
-
-def _skipped(stage: Stage) -> dict[str, str]:
-    return {pair: why for one in stage.fine.values() for pair, why in one.skipped.items()}
+    return RerankResult(config.out, tuple(rows), left_out, asked)
 
 
 def _counts(stage: Stage) -> dict[str, dict[str, int]]:

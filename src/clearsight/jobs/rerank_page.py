@@ -112,7 +112,7 @@ def page_data(
         judges=tuple(judge for stage in stages for judge in stage.judges),
         examples=tuple(e for s in stages if chosen in s.fine for e in examples(s, chosen, shown)),
         skipped=tuple(skipped.items()),
-        warnings=(*(run.manifest["warnings"] if run else ()), *_warnings(stages), *tie_warnings(rows)),
+        warnings=(*(run.manifest["warnings"] if run else ()), *fine_warnings(stages), *tie_warnings(rows)),
         manifest=provenance(run) if run else {},
         commands=(run.command,) if run else (),
     )
@@ -317,7 +317,7 @@ def _scores(task: Task, ranking: Ranking) -> dict[str, Score]:
     return score(ranking, _relevance(task, ranking), task.measures, groups=groups)
 
 
-def _warnings(stages: Sequence[Stage]) -> tuple[str, ...]:
+def fine_warnings(stages: Sequence[Stage]) -> tuple[str, ...]:
     """What was answered otherwise than asked, and where chance chose the candidates."""
     said = []
     for stage in stages:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from clearsight.errors import UsageError
-from clearsight.jobs.rerank_page import Stage, judge_row, result_rows
+from clearsight.jobs.rerank_page import Stage, fine_warnings, judge_row, result_rows
 from clearsight.jobs.ui import Labelled
 
 if TYPE_CHECKING:
     import os
 
+    from clearsight.jobs.compare import Outcome
+    from clearsight.jobs.judging import Skips
     from clearsight.models.load import LoadedModel
     from clearsight.progress import Progress
     from clearsight.report.data import ResultRow
     from clearsight.rerank import Reranked, Reranker
     from clearsight.run import Run
     from clearsight.types import Ranking, Score, Task
+
+Scores: TypeAlias = "dict[str, Mapping[str, Score]]"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,45 @@ class Fine:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Again:
+    """Judges outcomes of a comparison again, and writes what came of it; made by `again`."""
+
+    fine: Fine
+    rerankers: Mapping[str, Reranker]
+    progress: Progress
+
+    def __call__(self, run: Run, outcome: Outcome) -> tuple[tuple[ResultRow, ...], Scores, Skips]:
+        """Rows of the table, scores by the names of their files, pairs that were left out and why."""
+        stage = staged(
+            outcome.task,
+            outcome.ranking,
+            self.rerankers,
+            self.fine,
+            embedding=", ".join(filter(None, (outcome.embedding, outcome.note, outcome.row().repair))),
+            label=outcome.task_label,
+            progress=self.progress,
+        )
+        rows, scores = reranked_rows(run, stage)
+        for warning in fine_warnings([stage]):
+            run.warn(warning)
+        return rows, scores, tuple(skipped(stage).items())
+
+
+def again(loaded: LoadedModel, fine: Fine, progress: Progress) -> Again:
+    """What judges outcomes again with one model.
+
+    Raises:
+        UsageError: unknown names, or a model without a language head.
+    """
+    return Again(fine, fine.rerankers(loaded), progress)
+
+
+def skipped(stage: Stage) -> dict[str, str]:
+    """Pairs that no scorer, or not every scorer, could judge -> why."""
+    return {pair: why for one in stage.fine.values() for pair, why in one.skipped.items()}
+
+
 def sample(query_ids: Sequence[str], count: int | None, seed: int) -> tuple[str, ...]:
     """`count` of the ids in their order, drawn evenly; all of them where that is not fewer."""
     if count is None or count >= len(query_ids):
@@ -136,7 +179,7 @@ def staged(
     return Stage(task, words, fine.top, done, tuple(judges), label)
 
 
-def record(run: Run, stage: Stage, rows: Sequence[ResultRow]) -> dict[str, Mapping[str, Score]]:
+def record(run: Run, stage: Stage, rows: Sequence[ResultRow]) -> Scores:
     """Rankings and fine scores of a stage into the run; its scores by the names of their files.
 
     `rankings/NAME.trec` holds the reranked lists, whose scores are minus the candidates above;
@@ -169,7 +212,7 @@ def file_name(stage: Stage, scorer: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in words).split()).lower()
 
 
-def reranked_rows(run: Run, stage: Stage) -> tuple[tuple[ResultRow, ...], dict[str, Mapping[str, Score]]]:
+def reranked_rows(run: Run, stage: Stage) -> tuple[tuple[ResultRow, ...], Scores]:
     """The table's rows of a stage (coarse, each scorer, oracle) and its scores, written to the run too."""
     rows = result_rows(stage)
     return rows, record(run, stage, rows)
