@@ -113,6 +113,7 @@ class Encoder:
         cls,
         model: str | Path = "tiny",
         *,
+        adapter: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         trust_remote_code: bool = False,
@@ -121,7 +122,9 @@ class Encoder:
         """An encoder for a model folder, a hub id, "tiny" or "tiny-contrastive" (the shipped models).
 
         Args:
-            model: which model.
+            model: which model; a folder that holds a peft adapter alone is its base model with the adapter.
+            adapter: a folder or hub id of a LoRA adapter, merged into the weights. One that Clearsight
+                trained brings the prompt, pooling and layer it was trained for, where `options` has none.
             device: None takes a GPU where there is one.
             dtype: None takes the checkpoint's on a GPU, float32 on a CPU.
             trust_remote_code: run code that the model's repository brings; never without being asked.
@@ -131,8 +134,16 @@ class Encoder:
             ModelError: no such model, of the wrong kind, or it needs remote code.
         """
         head = options.get("source") == "describe"
-        loaded = load_model(model, device=device, dtype=dtype, head=head, trust_remote_code=trust_remote_code)
-        return cls(loaded, **options)
+        loaded = load_model(
+            model,
+            adapter=adapter,
+            device=device,
+            dtype=dtype,
+            head=head,
+            trust_remote_code=trust_remote_code,
+        )
+        trained_for = {} if loaded.adapter is None else loaded.adapter.options
+        return cls(loaded, **{**trained_for, **options})
 
     def embed(
         self,

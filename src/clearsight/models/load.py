@@ -27,6 +27,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, pr
 from transformers.utils import logging as hf_logging
 
 from clearsight.errors import ModelError
+from clearsight.models.adapter import Adapter, adapter_of, find_adapter, merged
 from clearsight.models.family import Family, Kind, family_of
 from clearsight.models.folder import Folder, find_folder
 from clearsight.models.wording import SafeTokenizer
@@ -76,6 +77,7 @@ class LoadedModel:
             files).
         stock: a sentence-transformers model, which embeds by its own modules; `model` and `base` are its
             pipeline then.
+        adapter: the LoRA adapter that the weights already hold; `revision` changes with it.
     """
 
     name: str
@@ -91,6 +93,7 @@ class LoadedModel:
     context: int
     revision: str
     stock: StockModel | None = None
+    adapter: Adapter | None = None
 
     @property
     def kind(self) -> Kind:
@@ -105,6 +108,7 @@ class LoadedModel:
 def load_model(
     name: str | Path,
     *,
+    adapter: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     head: bool = False,
@@ -112,9 +116,11 @@ def load_model(
 ) -> LoadedModel:
     """A model in eval mode, from a folder, a hub id, or "tiny" / "tiny-contrastive" (the shipped ones).
 
-    A folder that sentence-transformers wrote (modules.json) is loaded by that library.
+    A folder that sentence-transformers wrote (modules.json) is loaded by that library. A folder that holds a
+    peft adapter alone stands for its base model with the adapter.
 
     Args:
+        adapter: a folder or hub id of a LoRA adapter, which is merged into the weights.
         device: None takes a GPU where there is one.
         dtype: None is float32 on a CPU and bfloat16 elsewhere (a sentence-transformers model's own).
         head: also load the language head, for generating; `base` stays without it.
@@ -122,20 +128,26 @@ def load_model(
 
     Raises:
         ModelError: no such model, files missing, an architecture that is unknown or of the wrong kind,
-            remote code that was not allowed, a hub that cannot be reached.
+            remote code that was not allowed, a hub that cannot be reached, an adapter of another model.
     """
     from clearsight.models.stock import is_stock, load_stock  # which builds a LoadedModel
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     with _quiet():
-        folder = find_folder(name)
+        folder, patch = _with_adapter(name, adapter)
         if is_stock(folder):
+            if patch is not None:
+                what = "A sentence-transformers model takes no adapter here."
+                raise ModelError(
+                    what, where=patch.name, do="Give the transformers model that it was made for."
+                )
             return load_stock(folder, device=place, dtype=dtype, trust_remote_code=trust_remote_code)
         config = folder.config(trust_remote_code=trust_remote_code)
         family = family_of(config.model_type)
         _right_kind(folder, config, family)
-        model = _model(folder, head and family.kind == "generative", kind, trust_remote_code).to(place).eval()
+        model = _model(folder, head and family.kind == "generative", kind, trust_remote_code)
+        model = (model if patch is None else merged(model, patch, folder.revision())).to(place).eval()
         base = _inner(model, folder) if head and family.kind == "generative" else model
         tokenizer = _tokenizer(folder, trust_remote_code)
         image_processor = _from_folder(
@@ -156,8 +168,20 @@ def load_model(
         device=place,
         dtype=kind,
         context=int(getattr(config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)),
-        revision=folder.revision(),
+        revision=folder.revision() if patch is None else patch.revision(folder.revision()),
+        adapter=patch,
     )
+
+
+def _with_adapter(name: str | Path, adapter: str | Path | None) -> tuple[Folder, Adapter | None]:
+    """The base model's folder, and the adapter that was asked for or that the folder is."""
+    folder = find_folder(name)
+    own = adapter_of(folder)
+    if own is None:
+        return folder, None if adapter is None else find_adapter(adapter)
+    if adapter is not None:
+        raise ModelError("This is an adapter, not a model.", where=str(name), do="Give its base model.")
+    return find_folder(own.base), own
 
 
 def _right_kind(folder: Folder, config: Any, family: Family) -> None:

@@ -100,6 +100,10 @@ class GenerativeReadout:
     @torch.inference_mode()
     def rows(self, prepared: Sequence[Prepared], prefix: Prefix | None = None) -> Rows:
         """One forward pass over `prepared`, all of which begin with `prefix`."""
+        return self.traced(prepared, prefix)
+
+    def traced(self, prepared: Sequence[Prepared], prefix: Prefix | None = None) -> Rows:
+        """As `rows`, with gradients where they are on: what training calls."""
         batch = collate(prepared, self.loaded, skip=0 if prefix is None else len(prefix))
         streams = self.forward(batch.inputs, batch.mask_BL, prefix)
         rows: Rows = {}
