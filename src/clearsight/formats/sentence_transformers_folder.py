@@ -167,7 +167,8 @@ def _swapped(place: Path) -> Iterator[Path]:
 
 def _copy_base(retriever: Retriever, new: Path, *, remote: bool) -> None:
     loaded = retriever.loaded
-    source = find_folder(loaded.name)
+    adapter = loaded.adapter
+    source = find_folder(loaded.name if adapter is None else adapter.base)
     source.need_weights()
     patterns = (*SETTINGS, "*.py") if remote else SETTINGS
     index = source.path / "model.safetensors.index.json"
@@ -179,13 +180,15 @@ def _copy_base(retriever: Retriever, new: Path, *, remote: bool) -> None:
         _update(new / "tokenizer_config.json", {"model_input_names": TYPED})
     if loaded.family.processor is not None:
         _update(new / "processor_config.json", {"processor_class": loaded.family.processor})
-    if index.is_file():
+    if adapter is not None:  # merged: no file holds these weights yet
+        shards = []
+    elif index.is_file():
         shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     else:
         shards = [file.name for file in [source.path / "model.safetensors"] if file.is_file()]
     for shard in shards:
         _link((source.path / shard).resolve(), new / shard)
-    if not shards:  # older checkpoints: the weights as they were loaded
+    if not shards:  # older checkpoints too: the weights as they were loaded
         loaded.model.save_pretrained(new)
 
 
