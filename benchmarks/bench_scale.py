@@ -1,15 +1,16 @@
 """Pools of a million: metadata, ranking from disk, measures; each in its own process, floor and peer beside.
 
-`metadata`: jsonl to a checked `Task` (first time, and again from the parsed table); floor: pyarrow's parser
-alone; peer: `datasets`. `ranking`: candidates read from the store while queries are ranked; floor: one pass
-of the matrix product over rows in memory (torch), and reading the same bytes raw; peer: faiss-cpu over blocks
-of a memory map. `measures`: one ranking scored; peer: pytrec_eval.
+`metadata`: M-BEIR's files to a checked `Task` (first time, and again from the parsed table); floor: pyarrow's
+parser alone; peer: `datasets`. `ranking`: candidates read from the store while queries are ranked; floor: one
+pass of the matrix product over rows in memory (torch), and reading the same bytes raw; peer: faiss-cpu over
+blocks of a memory map. `measures`: one ranking scored; peer: pytrec_eval.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,19 +29,42 @@ MODES = ("metadata", "ranking", "measures")
 # ---- metadata -------------------------------------------------------------------------------------------
 
 
-def write_pool(folder: Path, sizes: dict[str, int]) -> None:
-    with (folder / "pool.jsonl").open("w") as file:
-        for i in range(sizes["candidates"]):
-            row = {
-                "did": f"9:{i}",
-                "txt": None
-                if i % 2
-                else f"A caption of about a dozen words that describes picture number {i}.",
-                "img_path": f"mbeir_images/folder{i % 997:03d}/picture_{i:08d}.jpg",
-                "modality": "image" if i % 2 else "image,text",
-                "src_content": None,
-            }
-            file.write(json.dumps(row) + "\n")
+POOL = Path("cand_pool/local/mbeir_webqa_task2_cand_pool.jsonl")
+
+
+def write_release(folder: Path, sizes: dict[str, int]) -> None:
+    """A set of M-BEIR: half of its candidates images with texts, half texts; queries of words."""
+
+    def lines(path: Path, rows) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / path).open("w") as file:
+            file.writelines(row + "\n" for row in rows)
+
+    def candidate(i: int) -> str:
+        row = {
+            "did": f"2:{i}",
+            "txt": f"A caption of about a dozen words that describes picture number {i}.",
+            "img_path": f"mbeir_images/folder{i % 997:03d}/picture_{i:08d}.jpg" if i % 2 else None,
+            "modality": "image,text" if i % 2 else "text",
+            "src_content": None,
+        }
+        return json.dumps(row)
+
+    def query(i: int) -> str:
+        row = {"qid": f"2:{i}", "query_txt": "x", "query_img_path": None, "query_modality": "text"}
+        return json.dumps(row)
+
+    name = "mbeir_webqa_task2_test"
+    count = sizes["candidates"]
+    lines(POOL, map(candidate, range(count)))
+    lines(Path(f"query/test/{name}.jsonl"), map(query, range(sizes["queries"])))
+    judged = (f"2:{i} 0 2:{(i * 7919) % count} 1 2" for i in range(sizes["queries"]))
+    lines(Path(f"qrels/test/{name}_qrels.txt"), judged)
+    instruction = "text\timage,text\twebqa\t2\tFind a page.\n"
+    lines(Path("instructions/query_instructions.tsv"), ["header", instruction])
+    first = folder / "mbeir_images/folder001/picture_00000001.jpg"
+    first.parent.mkdir(parents=True, exist_ok=True)
+    first.touch()
 
 
 def schema():
@@ -50,21 +74,12 @@ def schema():
 
 
 def metadata(folder: Path, cache: Path, sizes: dict[str, int]) -> None:
-    import pyarrow as pa
+    from clearsight.data import load_task
 
-    from clearsight.data.indexed import indexed_jsonl
-    from clearsight.data.item_table import ItemTable
-    from clearsight.types import Item, Task
-
-    def shape(batch):
-        names = {"id": "did", "text": "txt", "image": "img_path"}
-        return pa.record_batch({ours: batch.column(theirs) for ours, theirs in names.items()})
-
-    table = indexed_jsonl(folder / "pool.jsonl", schema(), shape, version="bench", cache=cache)
-    queries = [Item(f"q{i}", text="x") for i in range(10_000)]
-    relevance = {f"q{i}": {f"9:{(i * 7919) % sizes['candidates']}": 1.0} for i in range(10_000)}
-    task = Task("scale", queries, ItemTable(table, images=folder), relevance)
+    os.environ["CLEARSIGHT_CACHE"] = str(cache)
+    task = load_task("mbeir/webqa_task2", data=folder)
     assert len(task.candidates) == sizes["candidates"]
+    assert len(task.relevance) == sizes["queries"]
 
 
 def metadata_first(folder: Path, sizes: dict[str, int]) -> None:
@@ -80,7 +95,7 @@ def metadata_floor(folder: Path, sizes: dict[str, int]) -> None:
     import pyarrow.json
 
     options = pyarrow.json.ParseOptions(explicit_schema=schema(), unexpected_field_behavior="ignore")
-    assert len(pyarrow.json.read_json(folder / "pool.jsonl", parse_options=options)) == sizes["candidates"]
+    assert len(pyarrow.json.read_json(folder / POOL, parse_options=options)) == sizes["candidates"]
 
 
 def metadata_datasets(folder: Path, sizes: dict[str, int]) -> None:
@@ -92,7 +107,7 @@ def metadata_datasets(folder: Path, sizes: dict[str, int]) -> None:
     )
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         loaded = datasets.load_dataset(
-            "json", data_files=str(folder / "pool.jsonl"), split="train", features=features, cache_dir=cache
+            "json", data_files=str(folder / POOL), split="train", features=features, cache_dir=cache
         )
         assert len(loaded) == sizes["candidates"]
         assert len(set(loaded["did"])) == len(loaded)
@@ -269,14 +284,14 @@ WORK = {
     "ranking": {"ours": ranking_ours, "sgemm": ranking_sgemm, "read": ranking_read, "faiss": ranking_faiss},
     "measures": {"ours": measures_ours, "pytrec_eval": measures_pytrec},
 }
-PREPARE = {"metadata": write_pool, "ranking": write_vectors, "measures": lambda folder, sizes: None}
+PREPARE = {"metadata": write_release, "ranking": write_vectors, "measures": lambda folder, sizes: None}
 PEERS = {
     "metadata": ("pyarrow", "datasets"),
     "ranking": ("faiss-cpu", "pylance"),
     "measures": ("pytrec_eval-terrier",),
 }
 IMPORTS = {
-    "metadata": "clearsight.data.indexed",
+    "metadata": "clearsight.data",
     "ranking": "clearsight.ranking",
     "measures": "clearsight.metrics",
 }

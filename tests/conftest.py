@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_of_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Parsed tables go to a folder of this run, never to the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLEARSIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clearsight.data import load_task, open_image
 from clearsight.data.benchmarks import BENCHMARKS, looks_like
+from clearsight.data.parquet import ParquetImages
 from clearsight.data.tables import Skipped
 from clearsight.errors import DataError
 from small.coco import SCHEMA, write_coco
@@ -79,6 +80,18 @@ def test_equal_to_the_naive_shaping(direction: str, rows: list[dict[str, Any]], 
     assert open_image(sides[0][2].image or b"").size == (6, 3)
 
 
+def test_images_are_read_late_by_row_group(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    inner = ParquetImages._read_group
+    monkeypatch.setattr(ParquetImages, "_read_group", lambda self, at: read.append(at) or inner(self, at))
+    task = load_task("coco/i2t", data=tmp_path)
+    assert not read
+    assert task.queries[5].image == rows[5]["image"]["bytes"]
+    assert read == [1]
+
+
 def test_the_first_n_images_and_one_file(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     task = load_task("coco/t2i", data=tmp_path, n=5)
     assert (len(task.candidates), len(task.queries)) == (5, 26)
@@ -97,8 +110,10 @@ def test_images_by_path_where_there_are_no_bytes(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"answer": ["fine", " "]}, r"text is empty.*row 2, COCO_val2014_000000000001.jpg#1"),
-        ({"answer": None}, r"lacks answer.*row 2"),
-        ({"image": {"bytes": None, "path": None}}, r"neither bytes nor path.*row 2"),
+        ({"answer": None}, r"no captions.*row 2"),
+        ({"answer": []}, r"no captions.*row 2"),
+        ({"image": {"bytes": None, "path": None}}, r"1 of 3 images are missing, such as 'COCO_.*01.jpg'"),
+        ({"image": None}, r"1 of 3 images are missing, such as 'COCO_.*01.jpg'"),
         ({"question_id": coco_row(0)["question_id"]}, r"appears twice.*row 2"),
     ],
 )
@@ -113,7 +128,7 @@ def test_bad_rows(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
 def test_a_missing_image_is_counted_not_guessed(tmp_path: Path) -> None:
     row = coco_row(1)
     write(tmp_path, [[{**row, "image": {"bytes": None, "path": row["file_name"]}}, coco_row(2)]])
-    with pytest.raises(DataError, match=r"The image 'COCO.*' is missing"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing, such as 'COCO.*'"):
         load_task("coco/i2t", data=tmp_path)
     skipped: list[Skipped] = []
     assert [len(load_task("coco/i2t", data=tmp_path, skipped=skipped).queries), len(skipped)] == [1, 1]
@@ -123,7 +138,7 @@ def test_a_folder_without_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"COCO-Caption needs a parquet file.*Layout: val-"):
         load_task("coco/i2t", data=tmp_path)
     pq.write_table(pa.table({"question": ["x"]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"lacks the columns 'question_id' \(nearest: 'question'\), 'image'"):
+    with pytest.raises(DataError, match=r"lacks the columns 'question_id' \(nearest: 'question'\), 'answer'"):
         load_task("coco/i2t", data=tmp_path)
 
 
@@ -131,6 +146,9 @@ def test_a_download_that_broke_off(tmp_path: Path) -> None:
     path = next(write_coco(tmp_path, 4).rglob("val-00000*"))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"cannot be read.*broken off: fetch"):
+        load_task("coco/i2t", data=tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"promise 2 files val-\*.parquet; 1 are there"):
         load_task("coco/i2t", data=tmp_path)
 
 

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from clearsight.data import indexed
-from clearsight.data.indexed import ParquetImages, cache_folder, indexed_jsonl, indexed_parquet
+from clearsight.data.indexed import cache_folder, indexed_jsonl, indexed_parquet
 from clearsight.data.item_table import ItemTable
+from clearsight.data.parquet import ParquetImages
+from clearsight.data.tables import Faults
 from clearsight.errors import DataError
 
-SCHEMA = pa.schema({"did": pa.string(), "txt": pa.string(), "img_path": pa.string()})
+COLUMNS = ("did", "txt", "img_path")
 
 
 def shape(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -36,8 +38,8 @@ def rows(count: int):
     ]
 
 
-def read(path: Path, cache: Path, version: str = "1") -> pa.Table:
-    return indexed_jsonl(path, SCHEMA, shape, version=version, cache=cache)
+def read(path: Path, cache: Path, version: str = "1", faults: Faults | None = None) -> pa.Table:
+    return indexed_jsonl(path, COLUMNS, shape, version=version, cache=cache, faults=faults)
 
 
 def test_a_table_is_what_the_file_says_and_null_columns_have_a_type(tmp_path, monkeypatch):
@@ -67,30 +69,54 @@ def test_it_is_parsed_once_and_again_when_file_or_shape_changed(tmp_path, monkey
     assert not list(cache.glob(".*")), "nothing temporary is left"
 
 
+FIRST = '{"did": "a", "txt": null, "img_path": null}\n'
+
+
 @pytest.mark.parametrize(
-    ("content", "where", "do"),
+    ("content", "what", "where", "do"),
     [
-        ('{"did": "a"}\n{"did": "b", "tx', "line 2", "download it again"),
-        ('{"did": "a"}\nhello\n{"did": "b"}\n', "line 2", "Correct that line"),
-        ('{"did": "a"}\n{"did": ["b"]}\n', "pool.jsonl", "Correct that line"),
+        ('{"did": "b", "tx', "not JSON", "line 2", "fetch it again"),
+        ('hello\n{"did": "b"}\n', "not JSON", "line 2", "Correct the line"),
+        ('[1]\n{"did": "b"}\n', "holds list", "line 2", "Correct the line"),
+        ('{"did": ["c"]}\n{"did": "b"}\n', "'did' holds list", "line 2", "Correct the line"),
     ],
 )
-def test_broken_lines_are_told(tmp_path, content, where, do):
-    path = tmp_path / "pool.jsonl"
-    path.write_text(content)
-    with pytest.raises(DataError) as caught:
-        read(path, tmp_path / "cache")
+def test_broken_lines_are_told_each_time_and_the_rest_is_read(tmp_path, content, what, where, do):
+    path, cache = tmp_path / "pool.jsonl", tmp_path / "cache"
+    path.write_text(FIRST + content)
+    with pytest.raises(DataError, match=what) as caught:
+        read(path, cache)
     assert where in caught.value.where
     assert do in caught.value.do
-    assert not list((tmp_path / "cache").glob("*"))
+    for _ in range(2):
+        faults = Faults("skip")
+        table = read(path, cache, faults=faults)
+        assert len(faults.skipped) == 1
+        assert table.column("id").to_pylist() == (["a", "b"] if content.endswith("\n") else ["a"])
+    assert not list(cache.glob("*")), "what lacks lines is not kept"
+
+
+def test_a_parsed_table_that_cannot_be_read_is_made_again(tmp_path):
+    path, cache = write(tmp_path / "pool.jsonl", rows(5)), tmp_path / "cache"
+    first = read(path, cache).to_pylist()
+    [kept] = cache.glob("*.arrow")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert read(path, cache).to_pylist() == first
+
+
+def test_what_one_parser_refuses_and_another_reads_is_no_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexed, "_BLOCK_BYTES", 100)  # a line is longer than a block
+    long = [{"did": "a", "txt": "x" * 1000, "img_path": None}, *rows(3)]
+    assert len(read(write(tmp_path / "pool.jsonl", long), tmp_path / "cache")) == 4
 
 
 def test_no_file_no_rows_no_room(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "none.jsonl", tmp_path)
-    (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(DataError):
-        read(tmp_path / "empty.jsonl", tmp_path)
+    for content, says in (("", "is empty"), ("\n\n", "no rows")):
+        (tmp_path / "empty.jsonl").write_text(content)
+        with pytest.raises(DataError, match=says):
+            read(tmp_path / "empty.jsonl", tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be kept"):
         read(write(tmp_path / "pool.jsonl", rows(2)), tmp_path / "file")
@@ -138,7 +164,7 @@ def test_parquet_images_are_read_by_row_group_and_never_all(tmp_path, monkeypatc
     inner = ParquetImages._read_group
     monkeypatch.setattr(ParquetImages, "_read_group", lambda self, g: groups.append(g) or inner(self, g))
     items = ItemTable(table, images=ParquetImages(paths, "image"))
-    assert [item.image for item in items] == [b"image %d" % i if i % 4 else None for i in range(20)]
+    assert [item.image for item in items] == [b"image %d" % i if i % 4 else b"" for i in range(20)]
     assert groups == list(range(8)), "each group once"
     assert items[13].image == b"image 13"
     assert items[::-1][2].image == b"image 17"
@@ -149,16 +175,16 @@ def test_half_a_parquet_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read") as caught:
         indexed_parquet([path], ("id",), shape, version="1", cache=tmp_path)
-    assert caught.value.do == "Download it again."
+    assert "broken off: fetch" in caught.value.do
     with pytest.raises(DataError, match="cannot be read"):
         ParquetImages([path], "image")
 
 
 def test_missing_columns_and_files(tmp_path):
     paths = parquet(tmp_path)
-    with pytest.raises(DataError, match="no column 'name'"):
+    with pytest.raises(DataError, match="lacks the columns 'name'"):
         indexed_parquet(paths, ("name",), shape, version="1", cache=tmp_path)
-    with pytest.raises(DataError, match="no column 'picture'"):
+    with pytest.raises(DataError, match=r"lacks the columns 'picture'"):
         ParquetImages(paths, "picture")
     with pytest.raises(DataError, match="no parquet files"):
         indexed_parquet([], ("id",), shape, version="1", cache=tmp_path)

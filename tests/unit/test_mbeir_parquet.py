@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clearsight.data.benchmarks import BENCHMARKS, mbeir_parquet
-from clearsight.data.benchmarks.mbeir_parquet import ParquetImages
+from clearsight.data.benchmarks import BENCHMARKS
+from clearsight.data.benchmarks.mbeir_tables import mirror_rows
 from clearsight.data.content import content_key
 from clearsight.data.images import open_image
 from clearsight.data.item_table import ItemTable
+from clearsight.data.parquet import ParquetImages
 from clearsight.data.sources import load_task
 from clearsight.errors import DataError, ItemError
 from small.mbeir import write_mbeir, write_mbeir_mirror
@@ -89,25 +90,23 @@ def test_items_at_any_place(both):
 
 
 def test_one_row_group_is_in_memory(both, monkeypatch):
-    read, real = [], mbeir_parquet._read
+    groups, inner = [], ParquetImages._read_group
 
-    def note(path, read_, *args, **options):
-        value = real(path, read_, *args, **options)
-        if "columns" in options:
-            read.append((len(value), options["columns"]))
-        return value
+    def note(self, at):
+        group = inner(self, at)
+        groups.append(len(group))
+        return group
 
-    monkeypatch.setattr(mbeir_parquet, "_read", note)
+    monkeypatch.setattr(ParquetImages, "_read_group", note)
     task = load_task("mbeir/cirr_task7", data=both[1])
-    assert not [rows for rows, columns in read if columns == ["image"]]
+    assert not groups
     items = list(task.candidates)
-    groups = [rows for rows, columns in read if columns == ["image"]]
     assert len(items) == sum(groups) == 9
     assert max(groups) == 3
-    read.clear()
+    groups.clear()
     text = load_task("mbeir/webqa_task1", data=both[1])
     assert all(item.image is None for item in text.candidates)
-    assert not [rows for rows, columns in read if columns == ["image"]]
+    assert not groups
 
 
 def test_the_folder_of_one_set_or_of_many(both):
@@ -182,7 +181,7 @@ def test_columns_without_a_value_or_of_another_kind_of_string(cirr):
     table = table.set_column(table.column_names.index("text"), "text", pa.nulls(len(table)))
     table = table.set_column(0, "id", table["id"].cast(pa.large_string()))
     pq.write_table(table, path)
-    assert ParquetImages([path]).columns(["id", "text"]).schema.types == [pa.string(), pa.string()]
+    assert set(mirror_rows([path]).schema.types) == {pa.string()}
     assert {item.modality for item in load_task("mbeir/cirr", data=cirr).candidates} == {"image"}
 
 

@@ -8,7 +8,7 @@ and nothing but the rows asked for is fetched. No code of a dataset's repository
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -60,6 +60,20 @@ class Hub:
         where = f"{self.name} {config or ''} {split}".replace("  ", " ")
         for number, values in enumerate(self._values(config, split, n), 1):
             yield Row(f"{where} row {number}", values)
+
+    def first(
+        self, config: str | None, split: str, n: int, keep: Callable[[Mapping[str, Any]], bool]
+    ) -> pa.Table:
+        """The first n rows that are to be kept, streamed, as a table in memory; images as in `table`.
+
+        Raises:
+            as `table`.
+        """
+        import pyarrow as pa
+
+        with self._faults(config, split):
+            rows = filter(keep, self._load(config, split, streaming=True))
+            return pa.Table.from_pylist(list(islice(rows, n)))
 
     def unpacked(self, archive: str) -> Path:
         """The folder of an archive of the dataset's repository, downloaded and unpacked in the cache.

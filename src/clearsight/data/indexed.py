@@ -1,34 +1,34 @@
 """Tables of millions of rows: parsed once, kept beside other caches, memory-mapped ever after.
 
 A file that has not changed (size, time of change, first and last bytes) is not parsed again. What a table
-holds is then in the page cache, not in the process. Images within parquet files are read where they lie.
+holds is then in the page cache, not in the process. Images within parquet files stay there (`data.parquet`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.json
-import pyarrow.parquet
 
+from clearsight.data.parquet import open_parquet, whole
+from clearsight.data.tables import Faults, Row, check_file, need_columns, read_rows
 from clearsight.errors import DataError
-from clearsight.types import ImageSource
 
 Shape = Callable[[pa.RecordBatch], pa.RecordBatch]
 """From a batch as the file has it to a batch as the table shall have it."""
 
 _END_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 24
+_LINES_AT_ONCE = 8192
 
 
 def cache_folder() -> Path:
@@ -42,23 +42,42 @@ def cache_folder() -> Path:
 
 
 def indexed_jsonl(
-    path: Path, schema: pa.Schema, shape: Shape, *, version: str, cache: Path | None = None
+    path: Path,
+    columns: Sequence[str],
+    shape: Shape,
+    *,
+    version: str,
+    faults: Faults | None = None,
+    cache: Path | None = None,
 ) -> pa.Table:
-    """The rows of a .jsonl file, shaped, as a memory-mapped table.
+    """Columns of strings of a .jsonl file, shaped, as a memory-mapped table.
+
+    The type is given, not guessed: a column that is null for a megabyte would be guessed wrong.
 
     Args:
-        schema: the columns to read and their types (a column that is null for a megabyte has no type of its
-            own); others are passed over, absent ones are null.
+        columns: those that are read; the first line must have them, later ones may leave out what is null.
         shape: makes the table's batches of the file's; `version` names what it does, and changes with it.
+        faults: told of bad lines; without it the first raises. A table that lacks lines is not kept, so that
+            they are told again the next time.
         cache: folder of parsed tables; None: the user's own.
 
     Raises:
-        DataError: no such file, a line that is no JSON object of this schema (its number is told; the last
-            line: half a download), or a cache that cannot be written.
+        DataError: as `check_file`; the first line lacks a column; a line is no JSON object, or holds
+            something else than a string or null in a column (its number is told; the last line: half a
+            download); the cache cannot be written.
     """
-    if not path.is_file():
-        raise DataError("The file does not exist.", where=str(path), do="Correct the path.")
-    return _indexed(path, lambda: map(shape, _json_batches(path, schema)), f"{version} {schema}", cache)
+    check_file(path)
+    need_columns(_first_object(path, columns), columns, path.name)
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    try:
+        return _kept([path], lambda: map(shape, _json_batches(path, schema)), f"{version} {schema}", cache)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # which do not say in which line
+        lines = _line_by_line(path, schema, faults or Faults())
+        none = pa.RecordBatch.from_pylist([], schema)
+        table = pa.Table.from_batches(map(shape, chain([none], lines)))
+        if not len(table):
+            raise _no_rows(path.name) from None
+        return table
 
 
 def indexed_parquet(
@@ -75,141 +94,101 @@ def indexed_parquet(
     if not paths:
         raise DataError("There are no parquet files.", do="Correct the path.")
     for path in paths:
-        with _opened(path) as file:
-            absent = [name for name in columns if name not in file.schema_arrow.names]
-            if absent:
-                raise DataError(
-                    f"There is no column '{absent[0]}'.",
-                    where=str(path),
-                    do=f"Columns: {', '.join(file.schema_arrow.names)}.",
-                )
+        with open_parquet(path) as file:
+            need_columns(file.schema_arrow.names, columns, str(path))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for path in paths:
-            with _opened(path) as file:
-                yield from map(shape, file.iter_batches(columns=list(columns)))
+            with open_parquet(path) as file, whole(path):
+                for batch in file.iter_batches(columns=list(columns)):
+                    yield shape(batch.select(list(columns)))
 
-    return _indexed(paths, batches, f"{version} {list(columns)}", cache)
-
-
-class ParquetImages:
-    """Images in a column of parquet files, numbered by row through all files; one row group is held.
-
-    Args:
-        column: structs {bytes, path} (the `datasets` library's images) or encoded bytes.
-
-    Raises:
-        DataError: a file cut short, or without that column.
-    """
-
-    def __init__(self, paths: Sequence[Path], column: str) -> None:
-        self._groups: list[tuple[Path, int]] = []
-        sizes: list[int] = []
-        for path in paths:
-            with _opened(path) as file:
-                if column not in file.schema_arrow.names:
-                    raise DataError(
-                        f"There is no column '{column}'.",
-                        where=str(path),
-                        do=f"Columns: {', '.join(file.schema_arrow.names)}.",
-                    )
-                for group in range(file.num_row_groups):
-                    self._groups.append((path, group))
-                    sizes.append(file.metadata.row_group(group).num_rows)
-        self._firsts = [0, *accumulate(sizes)]
-        self._column = column
-        self._held = lru_cache(maxsize=1)(self._read_group)
-
-    def __len__(self) -> int:
-        return self._firsts[-1]
-
-    def read(self, numbers: Sequence[int]) -> list[ImageSource | None]:
-        """The images of these rows, in that order; encoded bytes, or None."""
-        found: dict[int, ImageSource | None] = {}
-        for number in sorted(set(numbers)):  # so that each row group is read once
-            if not 0 <= number < len(self):
-                raise IndexError(number)
-            group = bisect_right(self._firsts, number) - 1
-            value = self._held(group)[number - self._firsts[group]].as_py()
-            if isinstance(value, dict):
-                value = value.get("bytes") or value.get("path")
-            found[number] = value
-        return [found[number] for number in numbers]
-
-    def _read_group(self, group: int) -> Any:
-        path, place = self._groups[group]
-        with _opened(path) as file:
-            return file.read_row_group(place, columns=[self._column]).column(0)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return pa.parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise DataError("The file does not exist.", where=str(path), do="Correct the path.") from None
-    except (pa.ArrowInvalid, OSError) as fault:
-        raise DataError(
-            f"The parquet file cannot be read ({fault}).", where=str(path), do="Download it again."
-        ) from fault
+    return _kept(paths, batches, f"{version} {list(columns)}", cache)
 
 
 def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    rows = 0
+    parse = pa.json.ParseOptions(
+        explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="ignore"
+    )
+    read = pa.json.ReadOptions(block_size=_BLOCK_BYTES)
+    with pa.json.open_json(path, read_options=read, parse_options=parse) as reader:
+        yield from reader
+
+
+def _line_by_line(path: Path, schema: pa.Schema, faults: Faults) -> Iterator[pa.RecordBatch]:
+    """The good lines; the others are told."""
+    good = _good_lines(path, schema.names, faults)
+    while lines := list(islice(good, _LINES_AT_ONCE)):
+        yield pa.RecordBatch.from_pylist(lines, schema)
+
+
+def _good_lines(path: Path, columns: Sequence[str], faults: Faults) -> Iterator[Mapping[str, Any]]:
+    for row, after in pairwise(chain(read_rows(path), [None])):
+        assert row is not None
+        fault = row.fault or _not_strings(row, columns)
+        if fault is None:
+            yield {name: row.values.get(name) for name in columns}
+            continue
+        half = after is None and not _ends_with_a_line(path)
+        do = "The file ends in the middle of a line: fetch it again." if half else "Correct the line."
+        faults.meet(DataError(fault, where=row.where, do=do))
+
+
+def _not_strings(row: Row, columns: Sequence[str]) -> str | None:
+    for name in columns:
+        value = row.values.get(name)
+        if not isinstance(value, str | None):
+            return f"The column '{name}' holds {type(value).__name__}."
+    return None
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _first_object(path: Path, columns: Sequence[str]) -> Iterable[str]:
+    """The keys of the first line; where it cannot be read, reading the file will say so: all are there."""
+    with open(path, "rb") as file:
+        first = next((line for line in file if line.strip()), b"")
     try:
-        with pa.json.open_json(
-            path,
-            read_options=pa.json.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pa.json.ParseOptions(
-                explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="ignore"
-            ),
-        ) as reader:
-            for batch in reader:
-                yield batch
-                rows += batch.num_rows
-    except pa.ArrowInvalid as fault:
-        line, last = _broken_line(path)
-        raise DataError(
-            f"A line cannot be read ({fault}).",
-            where=f"{path}, line {line}" if line else str(path),
-            do="The file ends in the middle of a line: download it again." if last else "Correct that line.",
-        ) from fault
+        keys = json.loads(first)
+    except ValueError:
+        return columns
+    return keys if isinstance(keys, dict) else columns
 
 
-def _broken_line(path: Path) -> tuple[int | None, bool]:
-    """The first line that is no JSON object, and whether it is the last."""
-    import json
-
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                good = not line.strip() or isinstance(json.loads(line), dict)
-            except ValueError:
-                good = False
-            if not good:
-                return number, not line.endswith("\n")
-    return None, False
-
-
-def _indexed(
-    paths: Path | Sequence[Path],
+def _kept(
+    sources: Sequence[Path],
     batches: Callable[[], Iterable[pa.RecordBatch]],
     what: str,
     cache: Path | None,
 ) -> pa.Table:
     folder = cache or cache_folder()
-    sources = [paths] if isinstance(paths, Path) else list(paths)
     target = folder / f"{sources[0].stem[:40]}-{_fingerprint(sources, what)}.arrow"
-    if not target.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(target, batches())
-        except OSError as fault:
-            raise DataError(
-                f"The parsed table cannot be kept ({fault}).",
-                where=str(folder),
-                do="Make room, or set CLEARSIGHT_CACHE to another folder.",
-            ) from fault
-    return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
+    if (table := _mapped(target)) is not None:
+        return table
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(target, batches())
+    except OSError as fault:
+        raise DataError(
+            f"The parsed table cannot be kept ({fault}).",
+            where=str(folder),
+            do="Make room, or set CLEARSIGHT_CACHE to another folder.",
+        ) from fault
+    table = _mapped(target)
+    assert table is not None
+    return table
+
+
+def _mapped(path: Path) -> pa.Table | None:
+    """The table of a file; None where there is no file, or none that can be read."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
@@ -222,13 +201,17 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
                 writer = writer or pa.ipc.new_file(file, batch.schema)
                 writer.write_batch(batch)
             if writer is None:
-                raise DataError("The file has no rows.", where=path.name, do="Download it again.")
+                raise _no_rows(path.name)
             writer.close()
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _no_rows(where: str) -> DataError:
+    return DataError("The file has no rows.", where=where, do="Fetch it again.")
 
 
 def _fingerprint(paths: Sequence[Path], what: str) -> str:

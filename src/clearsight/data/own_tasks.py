@@ -142,7 +142,9 @@ def pairs_task(
         )
         texts.append(Item(item.id, text=item.text, instruction=item.instruction))
         image_of[item.id] = image.id
-    return image_text_task(f"{path.stem}/{direction}", list(images.values()), texts, image_of, direction)
+    return image_text_task(
+        f"{path.stem}/{direction}", tuple(images.values()), tuple(texts), image_of, direction
+    )
 
 
 def image_text_task(
@@ -155,6 +157,7 @@ def image_text_task(
     """The task in which every text describes one image, in one direction.
 
     Args:
+        images, texts: tuples, or tables of items.
         image_of: text id -> id of its image; every text of an image is relevant to it, with grade 1.
 
     Raises:
@@ -166,7 +169,7 @@ def image_text_task(
     for text_id, image_id in image_of.items():
         query, candidate = (image_id, text_id) if direction == "i2t" else (text_id, image_id)
         relevance.setdefault(query, {})[candidate] = 1.0
-    sides = (tuple(images), tuple(texts))
+    sides = (images, texts)
     queries, candidates = sides if direction == "i2t" else sides[::-1]
     return Task(name, queries, candidates, relevance)
 

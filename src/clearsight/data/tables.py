@@ -22,6 +22,7 @@ from clearsight.errors import DataError
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what the error handler `surrogateescape` makes of a bad byte
 
 
@@ -58,6 +59,45 @@ class Faults:
         if not self.skip:
             raise fault
         self.skipped.append(Skipped(fault.where or "", fault.what))
+
+
+def check_file(path: Path) -> None:
+    """Refuse what a broken download leaves.
+
+    Raises:
+        DataError: the file is missing, empty, or Git LFS's pointer to the content instead of the content.
+    """
+    if not path.is_file():
+        raise DataError("The file does not exist.", where=str(path), do="Fetch it, or correct the path.")
+    with open(path, "rb") as file:
+        start = file.read(len(_POINTER))
+    if not start:
+        raise DataError("The file is empty.", where=str(path), do="Fetch it again.")
+    if start == _POINTER:
+        raise DataError(
+            "The file is Git LFS's pointer, not the content.", where=str(path), do="Run `git lfs pull`."
+        )
+
+
+def need_columns(found: Iterable[str], wanted: Iterable[str], where: str) -> None:
+    """Check that a table has its columns.
+
+    Raises:
+        DataError: names every missing column with the nearest one that is there.
+    """
+    there = list(found)
+    missing = [name for name in wanted if name not in there]
+    if not missing:
+        return
+    near = {name: difflib.get_close_matches(name, there, n=1) for name in missing}
+    hints = ", ".join(
+        f"'{name}'" + (f" (nearest: '{close[0]}')" if close else "") for name, close in near.items()
+    )
+    raise DataError(
+        f"The table lacks the columns {hints}; it has {', '.join(there)}.",
+        where=where,
+        do="Give the benchmark's own file, or rename the columns.",
+    )
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -184,20 +224,14 @@ def _delimited_row(where: str, header: list[str], cells: list[str]) -> Row:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from clearsight.data.parquet import open_parquet, whole
 
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=256):  # rows may hold images: few at a time
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{path.name} row {number}", values)
-    except (pa.ArrowException, OSError) as fault:
-        raise DataError(
-            f"The parquet file cannot be read ({fault}).", where=str(path), do="Write or fetch it again."
-        ) from fault
+    number = 0
+    with open_parquet(path) as file, whole(path):
+        for batch in file.iter_batches(batch_size=256):  # rows may hold images: few at a time
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path.name} row {number}", values)
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

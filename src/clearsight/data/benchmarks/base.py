@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,25 +79,4 @@ def not_this(name: str, folder: Path, missing: str) -> DataError:
         f"{BENCHMARKS.get(name).title} needs {missing}, which is not there.{seen}",
         where=str(folder),
         do=f"Layout: {BENCHMARKS.get(name).layout}",
-    )
-
-
-def need_columns(found: Iterable[str], wanted: Iterable[str], where: str) -> None:
-    """Check that a table has its columns.
-
-    Raises:
-        DataError: names every missing column with the nearest one that is there.
-    """
-    there = list(found)
-    missing = [name for name in wanted if name not in there]
-    if not missing:
-        return
-    near = {name: difflib.get_close_matches(name, there, n=1) for name in missing}
-    hints = ", ".join(
-        f"'{name}'" + (f" (nearest: '{close[0]}')" if close else "") for name, close in near.items()
-    )
-    raise DataError(
-        f"The table lacks the columns {hints}; it has {', '.join(there)}.",
-        where=where,
-        do="Give the benchmark's own file, or rename the columns.",
     )

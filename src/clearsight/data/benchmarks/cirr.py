@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.on_disk import image_folder, missing_images
-from clearsight.data.tables import Faults
+from clearsight.data.tables import Faults, need_columns
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Ranking, Task
 

@@ -12,18 +12,19 @@ Images of the first two lie in flickr30k-images/ beside them, or in a folder of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
-from clearsight.data.benchmarks.on_disk import columns_of, has_columns, image_folder, missing_images
-from clearsight.data.content import check_text
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
+from clearsight.data.benchmarks.captioned import Names, Source, captioned_task, of_hub, of_parquet
+from clearsight.data.benchmarks.on_disk import image_folder
 from clearsight.data.hub import Hub, data_of
-from clearsight.data.own_tasks import Direction, image_text_task
-from clearsight.data.tables import Faults, Row, read_rows
+from clearsight.data.own_tasks import Direction
+from clearsight.data.parquet import has_columns, need_shards
+from clearsight.data.tables import Faults, Row, check_file, need_columns, read_rows
 from clearsight.errors import DataError
-from clearsight.types import ImageSource, Item, Task
+from clearsight.types import Task
 
 if TYPE_CHECKING:
     from clearsight.data.sources import TaskOptions
@@ -31,64 +32,43 @@ if TYPE_CHECKING:
 KARPATHY = "dataset_flickr30k.json"
 CSV = "flickr_annotations_30k.csv"
 _IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
-_COLUMNS = ("image", "caption", "filename")
+_NAMES = Names("filename", "caption")
+_COLUMNS = (*_NAMES.read, _NAMES.image)
 _CONVERTED = "refs/convert/parquet"
 """Branch of the hub with the tables that a data set's own script once made; scripts are not run."""
 
 
-def flickr30k_task(
-    data: Path | Hub, direction: Direction, *, n: int | None = None, faults: Faults | None = None
-) -> Task:
-    """Flickr30k's test split, image -> text or text -> image.
+def load(direction: str, options: TaskOptions) -> Task:
+    """Flickr30k's test split, image -> text or text -> image. Ids are file names.
 
-    Ids are file names, and for captions `filename#j`, j from 0. Rows of other splits are left out; a table
-    without a column `split` is taken whole (the hub's 1,000 test images alone).
+    Rows of other splits are left out; a table without a column `split` is taken whole (the hub's 1,000 test
+    images alone).
 
     Args:
-        data: a folder with one of the forms on top of this module (tried in that order), one of these files,
-            or a data set of the hub.
-        n: the first n images only.
+        options: `data` a folder with one of the forms on top of this module (tried in that order), one of
+            these files, or a data set of the hub. `n` the first n images.
 
     Raises:
-        DataError: none of the forms is there, a file is broken, images are missing, an id repeats, a caption
-            is empty.
+        DataError: none of the forms is there, a file is broken, bad rows, missing images.
     """
-    faults = faults or Faults()
-    images: dict[str, Item] = {}
-    texts: list[Item] = []
-    image_of: dict[str, str] = {}
-    for row in _test_rows(data, n, faults):
-        if n is not None and len(images) >= n:
-            break
-        try:
-            image, captions = _image_and_captions(row)
-            if image.id in images:
-                raise DataError(f"The image '{image.id}' appears twice.", where=row.where, do="Keep one.")
-        except DataError as fault:
-            faults.meet(fault)
-            continue
-        images[image.id] = image
-        texts.extend(captions)
-        image_of.update({caption.id: image.id for caption in captions})
-    return image_text_task(f"flickr30k/{direction}", list(images.values()), texts, image_of, direction)
+    way: Direction = "i2t" if direction == "i2t" else "t2i"
+    source = _source(data_of(options, f"flickr30k/{direction}"), options)
+    return captioned_task(f"flickr30k/{direction}", way, source, options.n, options.faults)
 
 
-def _test_rows(data: Path | Hub, n: int | None, faults: Faults) -> Iterator[Row]:
-    """Rows {filename, caption[], image} of the test split, whatever form they came in."""
-    if isinstance(data, Hub):
-        # The converted table has all images under "test", Karpathy's split in a column: how many rows hold n
-        # test images is not known beforehand, so rows are streamed until the reader has enough.
-        source = Hub(data.name, data.revision or _CONVERTED)
-        limit = None if n is None else 2**62
-        return _of_split(source.rows(None, "test", limit))
+def _source(data: Path | Hub, options: TaskOptions) -> Source:
+    if isinstance(data, Hub):  # the converted table has all images under "test", their split in a column
+        return of_hub(Hub(data.name, data.revision or _CONVERTED), "test", _NAMES, options.n, _of_test)
     path = _form(data)
     if path.suffix == ".parquet":
-        paths = sorted(data.rglob("*.parquet")) if data.is_dir() else [path]
-        for each in paths:
-            need_columns(columns_of(each), _COLUMNS, str(each))
-        return _of_split(row for each in paths for row in read_rows(each))
-    rows = list(_of_split(_karpathy(path) if path.suffix == ".json" else _csv(path, faults)))[:n]
-    return _with_images(rows, path.parent, faults)
+        paths = [path]
+        if data.is_dir():
+            paths = sorted(data.rglob("*.parquet"))
+            need_shards(paths)
+        return of_parquet(paths, _NAMES, path.parent, _of_test)
+    rows = list(_karpathy(path) if path.suffix == ".json" else _csv(path, options.faults))
+    names = [row.values["image"] for row in rows if row.fault is None]
+    return Source(rows, image_folder(path.parent, names, _IMAGES))
 
 
 def _form(data: Path) -> Path:
@@ -103,78 +83,42 @@ def _form(data: Path) -> Path:
     raise not_this("flickr30k", data, f"{KARPATHY}, {CSV} or its parquet files")
 
 
-def _of_split(rows: Iterable[Row]) -> Iterator[Row]:
-    return (row for row in rows if row.fault is not None or row.values.get("split", "test") == "test")
+def _of_test(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("split", "test") == "test")
+
+
+def _row(where: str, name: Any, captions: Sequence[str]) -> Row:
+    return Row(where, {"id": name, "captions": captions, "image": str(name)})
 
 
 def _karpathy(path: Path) -> Iterator[Row]:
+    check_file(path)
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
-        rows = [
-            {
-                "filename": image["filename"],
-                "split": image["split"],
-                "caption": [sentence["raw"] for sentence in image["sentences"]],
-            }
-            for image in images
-        ]
+        for number, image in enumerate(json.loads(path.read_text(encoding="utf-8"))["images"], 1):
+            if _of_test(image):
+                captions = [sentence["raw"] for sentence in image["sentences"]]
+                yield _row(f"{path.name} image {number}", image["filename"], captions)
     except (ValueError, KeyError, TypeError) as fault:
         raise DataError(
             f"The file is not Karpathy's ({type(fault).__name__}: {fault}).",
             where=str(path),
             do="It holds images[] of {filename, split, sentences[] of {raw}}; fetch it again.",
         ) from fault
-    return (Row(f"{path.name} image {number}", values) for number, values in enumerate(rows, 1))
 
 
 def _csv(path: Path, faults: Faults) -> Iterator[Row]:
+    check_file(path)
     for row in read_rows(path):
         if row.fault is None:
             need_columns(row.values, ("filename", "split", "raw"), str(path))
+            if not _of_test(row.values):
+                continue
         try:
             captions = [] if row.fault else json.loads(row.values["raw"] or "[]")
         except ValueError:
             faults.meet(DataError("Column raw is not a JSON list.", where=row.where, do="Fetch it again."))
             continue
-        yield row._replace(values={**row.values, "caption": captions})
-
-
-def _with_images(rows: list[Row], base: Path, faults: Faults) -> Iterator[Row]:
-    names = [str(row.values["filename"]) for row in rows if row.fault is None]
-    folder = image_folder(base, names, _IMAGES)
-    missing = missing_images(names, folder, faults)
-    for row in rows:
-        if row.fault is None and row.values["filename"] in missing:
-            continue
-        place = None if row.fault else str(folder / row.values["filename"])
-        yield row._replace(values={**row.values, "image": place})
-
-
-def _image_and_captions(row: Row) -> tuple[Item, list[Item]]:
-    values: Mapping[str, Any] = row.values
-    if row.fault is not None or not values.get("filename") or not values.get("caption"):
-        raise DataError(
-            row.fault or "The row has no filename or no caption.",
-            where=row.where,
-            do="Correct or fetch it again.",
-        )
-    name = str(values["filename"])
-    image: ImageSource | None = values["image"]
-    if isinstance(values["image"], Mapping):
-        image = values["image"].get("bytes")
-    if image is None:
-        raise DataError("The row has no image bytes.", where=row.where, do="Fetch the file again.")
-    captions = []
-    for j, caption in enumerate(values["caption"]):
-        check_text(caption, item_id=f"{row.where}, {name}#{j}")
-        captions.append(Item(f"{name}#{j}", text=caption))
-    return Item(name, image=image), captions
-
-
-def _load(direction: str, options: TaskOptions) -> Task:
-    data = data_of(options, f"flickr30k/{direction}")
-    way: Direction = "i2t" if direction == "i2t" else "t2i"
-    return flickr30k_task(data, way, n=options.n, faults=options.faults)
+        yield row if row.fault else _row(row.where, row.values["filename"], captions)
 
 
 def _looks(folder: Path) -> bool:
@@ -190,7 +134,7 @@ BENCHMARKS.add(
         name="flickr30k",
         title="Flickr30k",
         sets=get_args(Direction),
-        load=_load,
+        load=load,
         looks=_looks,
         found=lambda folder: get_args(Direction) if _looks(folder) else (),
         layout=f"{KARPATHY} or {CSV} with the images in flickr30k-images/, or *.parquet with image{{bytes}}, "

@@ -43,7 +43,7 @@ from clearsight.data.benchmarks.mbeir_relevance import (
     read_qrels,
 )
 from clearsight.data.benchmarks.mbeir_sets import GLOBAL, LOCAL, MbeirSet, averages, find_set
-from clearsight.data.benchmarks.mbeir_tables import CANDIDATE, QUERY, item_table, read_jsonl
+from clearsight.data.benchmarks.mbeir_tables import CANDIDATE, QUERY, item_table, release_rows
 from clearsight.data.hub import Hub, data_of
 from clearsight.data.item_table import ItemTable
 from clearsight.errors import DataError, UsageError
@@ -144,7 +144,7 @@ def _read_release(folder: Path, one: MbeirSet, options: TaskOptions) -> Task:
 
 
 def _items(path: Path, columns: Mapping[str, str], options: TaskOptions) -> pa.Table:
-    rows = read_jsonl(path, columns, options.faults)
+    rows = release_rows(path, columns, options.faults)
     return item_table(rows, where=path.name, faults=options.faults)
 
 

@@ -14,17 +14,12 @@ instructions/query_instructions.tsv lies in the set's folder or beside it.
 from __future__ import annotations
 
 import hashlib
-import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clearsight.data.benchmarks.base import need_columns
 from clearsight.data.benchmarks.mbeir_relevance import (
     draw_instructions,
     judged,
@@ -32,18 +27,18 @@ from clearsight.data.benchmarks.mbeir_relevance import (
     pairs_of_references,
 )
 from clearsight.data.benchmarks.mbeir_sets import MbeirSet, find_set
-from clearsight.data.benchmarks.mbeir_tables import check_file, item_table
+from clearsight.data.benchmarks.mbeir_tables import item_table, mirror_rows, table_rows
 from clearsight.data.hub import Hub
-from clearsight.data.item_table import ItemTable
+from clearsight.data.item_table import Images, ItemTable
+from clearsight.data.parquet import ParquetImages, TableImages, need_shards, read_columns
+from clearsight.data.tables import need_columns
 from clearsight.errors import DataError
-from clearsight.types import ImageSource, Item, Task
+from clearsight.types import Item, Task
 
 if TYPE_CHECKING:
     from clearsight.data.sources import TaskOptions
 
-_COLUMNS = ("id", "modality", "text")
 _QRELS = ("query-id", "corpus-id", "score")
-_SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
 def is_mirror(folder: Path) -> bool:
@@ -78,8 +73,9 @@ def open_folder(folder: Path) -> Mirror:
     Raises:
         DataError: a shard is missing or broken, columns are missing.
     """
-    query, corpus = (ParquetImages(_shards(folder, part)) for part in ("query", "corpus"))
-    return Mirror(str(folder), query, corpus, _judgements(_shards(folder, "qrels")))
+    shards = [_shards(folder, part) for part in ("query", "corpus", "qrels")]
+    query, corpus = (Side(mirror_rows(paths), ParquetImages(paths)) for paths in shards[:2])
+    return Mirror(str(folder), query, corpus, _judgements(read_columns(shards[2], _QRELS), str(folder)))
 
 
 def open_hub(hub: Hub, one: MbeirSet) -> Mirror:
@@ -90,8 +86,9 @@ def open_hub(hub: Hub, one: MbeirSet) -> Mirror:
             another set, or columns are missing.
     """
     _check_set(Path(hub.name).name, one, hub.name)
-    query, corpus = (TableImages(hub.table(*part)) for part in (("query", "test"), ("corpus", "corpus")))
-    return Mirror(hub.name, query, corpus, _rows_of(hub.table("qrels", "test"), hub.name))
+    tables = [hub.table(*part) for part in (("query", "test"), ("corpus", "corpus"), ("qrels", "test"))]
+    query, corpus = (Side(table_rows(table, hub.name), TableImages(table)) for table in tables[:2])
+    return Mirror(hub.name, query, corpus, _judgements(tables[2], hub.name))
 
 
 def read_mirror(mirror: Mirror, one: MbeirSet, options: TaskOptions) -> Task:
@@ -101,9 +98,7 @@ def read_mirror(mirror: Mirror, one: MbeirSet, options: TaskOptions) -> Task:
         DataError: rows are bad; a file is broken.
     """
     queries, pool = (
-        item_table(
-            side.columns(_COLUMNS), where=f"{part} of {mirror.where}", faults=options.faults, embedded=True
-        )
+        item_table(side.rows, where=f"{part} of {mirror.where}", faults=options.faults)
         for part, side in (("query", mirror.query), ("corpus", mirror.corpus))
     )
     query_ids = queries["id"].to_pylist()
@@ -119,85 +114,28 @@ def read_mirror(mirror: Mirror, one: MbeirSet, options: TaskOptions) -> Task:
     if (path := next((path for path in instructions if path.is_file()), None)) is not None:
         drawn = draw_instructions(path, one, len(queries), options.seed)
         queries = queries.append_column("instruction", drawn)
-    asked = ItemTable(queries.slice(0, options.n), images=mirror.query)
-    candidates = ItemTable(pool, images=mirror.corpus)
+    asked = ItemTable(queries.slice(0, options.n), images=mirror.query.images)
+    candidates = ItemTable(pool, images=mirror.corpus.images)
     excluded = {}
     if not one.reference:
         excluded = pairs_of_references(_digests(asked), _digests(candidates), mirror.where)
     return make_task(one, asked, candidates, query_ids[: options.n], relevance, excluded)
 
 
+class Side(NamedTuple):
+    """Queries or candidates: rows of `mbeir_tables`, and their images by row number."""
+
+    rows: pa.Table
+    images: Images
+
+
 class Mirror(NamedTuple):
     """One set: its two sides, and (row, query id, candidate id, grade) of its relevance."""
 
     where: str
-    query: ParquetImages | TableImages
-    corpus: ParquetImages | TableImages
+    query: Side
+    corpus: Side
     judgements: Iterator[tuple[int, str, str, float]]
-
-
-class TableImages:
-    """The encoded images of an Arrow table (memory-mapped, as `datasets` gives it).
-
-    Raises:
-        DataError: the table lacks a column.
-    """
-
-    def __init__(self, table: pa.Table) -> None:
-        need_columns(table.column_names, (*_COLUMNS, "image"), "the dataset")
-        self._table = table
-
-    def columns(self, names: Sequence[str]) -> pa.Table:
-        """Other columns of the same rows, as strings."""
-        return self._table.select(list(names)).cast(_strings(names))
-
-    def read(self, numbers: Sequence[int]) -> list[ImageSource | None]:
-        """The images of these rows."""
-        return [_content(self._table["image"][number].as_py()) for number in numbers]
-
-
-class ParquetImages:
-    """The encoded images of parquet files, read when asked for; row numbers run on over the files.
-
-    Raises:
-        DataError: a file is no parquet, or lacks the column `image`.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-        self._lock = threading.Lock()
-        self._group: tuple[int, pa.ChunkedArray] | None = None
-        starts, groups = [0], []
-        for path in self.paths:
-            with _open(path) as file:
-                need_columns(file.schema_arrow.names, (*_COLUMNS, "image"), path.name)
-                for group in range(file.num_row_groups):
-                    groups.append((path, group))
-                    starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-        self._groups, self._starts = groups, np.array(starts)
-
-    def columns(self, names: Sequence[str]) -> pa.Table:
-        """Other columns of the same rows, as strings."""
-        parts = []
-        for path in self.paths:
-            with _open(path) as file:
-                table = _read(path, file.read, columns=list(names)).select(list(names))
-                parts.append(_read(path, table.cast, _strings(names)))
-        return pa.concat_tables(parts)
-
-    def read(self, numbers: Sequence[int]) -> list[ImageSource | None]:
-        """The images of these rows; the row group read last is kept for the next."""
-        with self._lock:
-            return [self._image(number) for number in numbers]
-
-    def _image(self, row: int) -> bytes:
-        at = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if self._group is None or self._group[0] != at:
-            path, group = self._groups[at]
-            with _open(path) as file:
-                table = _read(path, file.read_row_group, group, columns=["image"])
-            self._group = at, table["image"]
-        return _content(self._group[1][row - int(self._starts[at])].as_py())
 
 
 def _digests(items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
@@ -205,16 +143,6 @@ def _digests(items: Iterable[Item]) -> Iterator[tuple[str, bytes]]:
     for item in items:
         if isinstance(item.image, bytes):
             yield item.id, hashlib.sha256(item.image).digest()
-
-
-def _content(value: Mapping[str, Any] | None) -> bytes:
-    """Null is empty bytes, which nobody takes for an image."""
-    return bytes((value or {}).get("bytes") or b"")
-
-
-def _strings(names: Sequence[str]) -> pa.Schema:
-    """A column without a value has no type of its own."""
-    return pa.schema([(name, pa.string()) for name in names])
 
 
 def _check_set(name: str, one: MbeirSet, where: str) -> None:
@@ -233,15 +161,7 @@ def _check_set(name: str, one: MbeirSet, where: str) -> None:
         )
 
 
-def _judgements(paths: Sequence[Path]) -> Iterator[tuple[int, str, str, float]]:
-    for path in paths:
-        with _open(path) as file:
-            need_columns(file.schema_arrow.names, _QRELS, path.name)
-            table = _read(path, file.read, columns=list(_QRELS))
-        yield from _rows_of(table, path.name)
-
-
-def _rows_of(table: pa.Table, where: str) -> Iterator[tuple[int, str, str, float]]:
+def _judgements(table: pa.Table, where: str) -> Iterator[tuple[int, str, str, float]]:
     need_columns(table.column_names, _QRELS, where)
     columns = (table[name].to_pylist() for name in _QRELS)
     for number, (query, candidate, grade) in enumerate(zip(*columns, strict=True), 1):
@@ -249,31 +169,10 @@ def _rows_of(table: pa.Table, where: str) -> Iterator[tuple[int, str, str, float
 
 
 def _shards(folder: Path, part: str) -> list[Path]:
-    """The files of a part, all of those that their names promise."""
     paths = sorted(folder.glob(f"{part}-*.parquet"))
-    promised = {int(match[2]) for path in paths if (match := _SHARD.search(path.name))}
-    if promised and len(paths) != max(promised):
-        raise DataError(
-            f"The names promise {max(promised)} files {part}-*.parquet; {len(paths)} are there.",
-            where=str(folder),
-            do="Fetch the rest.",
-        )
+    need_shards(paths)
     return paths
 
 
 def _set_of(name: str) -> MbeirSet | None:
     return find_set(name.removeprefix("mbeir_"))
-
-
-def _open(path: Path) -> Any:
-    check_file(path)
-    return _read(path, pq.ParquetFile, path)
-
-
-def _read(path: Path, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    try:
-        return read(*args, **options)
-    except (pa.ArrowException, OSError) as fault:
-        raise DataError(
-            f"The parquet file cannot be read ({fault}).", where=str(path), do="Fetch it again."
-        ) from fault

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clearsight.data.benchmarks.mbeir_sets import DATASET_IDS, MbeirSet
-from clearsight.data.benchmarks.mbeir_tables import HOLDS, check_file
-from clearsight.data.tables import Faults
+from clearsight.data.benchmarks.mbeir_tables import HOLDS
+from clearsight.data.tables import Faults, check_file
 from clearsight.errors import DataError
 from clearsight.types import Item, Modality, Relevance, Task
 

@@ -24,11 +24,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.mmeb_sets import GROUPS, SETS, MmebSet, known_as, make_item
-from clearsight.data.benchmarks.on_disk import columns_of, has_columns, image_folder, missing_images
+from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.hub import Hub, data_of
-from clearsight.data.tables import Faults, Row, read_rows
+from clearsight.data.parquet import columns_of, has_columns, need_shards
+from clearsight.data.tables import Faults, Row, need_columns, read_rows
 from clearsight.errors import DataError
 from clearsight.types import Item, Task
 
@@ -177,6 +178,8 @@ def _open(name: str, source: Path | Hub, n: int | None) -> tuple[Iterator[Row], 
     paths = _files(source, name)
     if not paths:
         raise not_this("mmeb", source, f"the table of {name} ({name}/test-*.parquet)")
+    if source.is_dir():
+        need_shards(paths)
     for path in paths:
         columns = columns_of(path)
         need_columns(columns, _V2 if "qry_inst" in columns else _V1, str(path))

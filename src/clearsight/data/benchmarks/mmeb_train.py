@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.mmeb_sets import (
     GROUPS,
     TRAIN_SETS,
@@ -27,9 +27,10 @@ from clearsight.data.benchmarks.mmeb_sets import (
     known_as,
     make_item,
 )
-from clearsight.data.benchmarks.on_disk import columns_of, has_columns, image_folder, missing_images
+from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.hub import Hub, data_of
-from clearsight.data.tables import Faults, Row, read_rows
+from clearsight.data.parquet import columns_of, has_columns, need_shards
+from clearsight.data.tables import Faults, Row, need_columns, read_rows
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Task
 
@@ -148,6 +149,7 @@ def _open(source: Path | Hub, name: str, split: Split, n: int | None) -> tuple[I
     paths = _files(source, name, split)
     if not paths:
         raise not_this("mmeb_train", source, f"the table {name}/{split}-*.parquet")
+    need_shards(paths)
     for path in paths:
         need_columns(columns_of(path), _COLUMNS, str(path))
     home = source.parent if source.name == name else source

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.on_disk import missing_images
-from clearsight.data.tables import Faults, Row, read_rows
+from clearsight.data.tables import Faults, Row, need_columns, read_rows
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Task
 

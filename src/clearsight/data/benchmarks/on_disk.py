@@ -1,4 +1,4 @@
-"""What the benchmarks' readers share: headers of parquet files, and where the images lie."""
+"""Where a benchmark's images lie, and which of them are missing."""
 
 from __future__ import annotations
 
@@ -12,33 +12,6 @@ from clearsight.errors import DataError
 
 _TRIED = 3
 """How many image names are looked for in each folder that may hold the images."""
-
-
-def columns_of(path: Path) -> list[str]:
-    """The column names of a parquet file; only its footer is read.
-
-    Raises:
-        DataError: the file is not a whole parquet file, such as a download that broke off.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as fault:
-        raise DataError(
-            f"The parquet file cannot be read ({fault}).",
-            where=str(path),
-            do="The download may have broken off: fetch the file again.",
-        ) from fault
-
-
-def has_columns(path: Path, wanted: Iterable[str]) -> bool:
-    """Whether a parquet file can be read and has all the columns: for looking, never raises DataError."""
-    try:
-        return set(wanted).issubset(columns_of(path))
-    except DataError:
-        return False
 
 
 def image_folder(folder: Path, names: Iterable[str], usual: Sequence[str] = ()) -> Path:
@@ -56,22 +29,34 @@ def image_folder(folder: Path, names: Iterable[str], usual: Sequence[str] = ()) 
     return folder
 
 
-def missing_images(names: Iterable[str], folder: Path, faults: Faults) -> set[str]:
-    """The image names that are no file under `folder`.
+def absent_files(names: Iterable[str], folder: Path) -> set[str]:
+    """The names that are no file under `folder`."""
+    return {name for name in set(names) if not os.path.isfile(os.path.join(folder, name))}
 
-    Under "skip" each is noted; else one error counts them all.
+
+def tell_missing(missing: Sequence[str], wanted: int, where: str, faults: Faults) -> None:
+    """Under "skip" each missing image is noted; else one error counts them all.
 
     Raises:
         DataError: images are missing and bad rows are not to be skipped.
     """
-    wanted = list(dict.fromkeys(names))
-    missing = [name for name in wanted if not os.path.isfile(os.path.join(folder, name))]
     if missing and not faults.skip:
         raise DataError(
-            f"{len(missing):,} of {len(wanted):,} images are missing, such as '{missing[0]}'.",
-            where=str(folder),
-            do="Unpack the benchmark's images there, or leave out what is missing: on_error 'skip'.",
+            f"{len(missing):,} of {wanted:,} images are missing, such as '{missing[0]}'.",
+            where=where,
+            do="Unpack the benchmark's images there, or leave out what is missing: --on-error skip.",
         )
     for name in missing:
         faults.meet(DataError("The image is missing.", where=name))
-    return set(missing)
+
+
+def missing_images(names: Iterable[str], folder: Path, faults: Faults) -> set[str]:
+    """The image names that are no file under `folder`, told as `tell_missing` does.
+
+    Raises:
+        DataError: as `tell_missing`.
+    """
+    wanted = dict.fromkeys(names)
+    absent = absent_files(wanted, folder)
+    tell_missing([name for name in wanted if name in absent], len(wanted), str(folder), faults)
+    return absent

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_columns, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.content import check_text
-from clearsight.data.tables import Faults, Row
+from clearsight.data.tables import Faults, Row, need_columns
 from clearsight.errors import DataError
 from clearsight.types import Item, Task
 
