@@ -4,9 +4,9 @@ Four rows a form of enhancement: all, no visual, no entropy, neither; hit rate@1
 interval, and a paired test against neither. The scorer is the release's (True's probability, cut to two
 decimals, which is what makes ties): the paper's written number cannot be parsed on this model. Ties are
 broken by the entropy of the same answer, under the paper's form by that of its question about a match.
-`moved` is the share of pairs that were enhanced at all: of those whose entropy was asked for with and
-without, the ones whose entropy differs. Where the model is never unsure enough, nothing moves; the same forms
-are therefore also measured with a threshold of 0, under which every pair is enhanced ("paper, always").
+`moved` is the share of pairs whose entropy the enhancement moves by more than 1e-4 nats, of those that were
+asked for it with and without. Where the model is never unsure enough, nothing moves; the same forms are
+therefore also measured with a threshold of 0, under which every pair is enhanced ("paper, always").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clearsight.rerank.reranker import Tie
 from clearsight.types import Ranking, Score, Task
 
 MOVED = 1e-4
-"""Entropies (nats) of one question that differ by more were not computed by the same pass."""
+"""Nats; batches of other shapes move an entropy by less."""
 
 
 ALWAYS = ", always"

@@ -10,9 +10,10 @@ import pytest
 
 from clearsight.data import world
 from clearsight.jobs.rerank_page import Stage, examples, judge_row, page_data, result_rows, write_page
+from clearsight.metrics.calibration import reliability
 from clearsight.models.load import load_model
 from clearsight.ranking import rank
-from clearsight.report.reranking import BOUND
+from clearsight.report.reranking import BOUND, JudgeRow
 from clearsight.rerank import Reranker
 from clearsight.run import Run
 from clearsight.types import Embeddings
@@ -167,11 +168,13 @@ def test_ones_own_scorer_has_no_biases_that_could_be_asked_for(task, coarse):
 def test_the_page_lies_in_the_run(task, coarse, tmp_path):
     _, one = told(task, coarse)
     _, other = told(task, coarse, seed=1)
-    stage = Stage(task, "mean", TOP, {"one": one, "other": other})
-    with Run.create(tmp_path / "run", "rerank", {"top": TOP}, 0) as run:
-        run.warn("The well is dry.")
-        data = page_data("A title", "A summary.", [stage], headline="other", run=run, shown=2)
-        write_page(run, data)
+    judge = JudgeRow("one", reliability=reliability([0.2, 0.9, 0.6], [0, 1, 1], resamples=10))
+    stage = Stage(task, "mean", TOP, {"one": one, "other": other}, [judge])
+    for _ in range(2):  # the second takes the place of the first, figures included
+        with Run.create(tmp_path / "run", "rerank", {"top": TOP}, 0, overwrite=True) as run:
+            run.warn("The well is dry.")
+            data = page_data("A title", "A summary.", [stage], headline="other", run=run, shown=2)
+            write_page(run, data)
     assert data.headline == "other"
     assert "The well is dry." in data.warnings
     assert {example.after_label for example in data.examples} == {"other"}
@@ -180,3 +183,5 @@ def test_the_page_lies_in_the_run(task, coarse, tmp_path):
     assert "The well is dry." in page
     kept = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert [row["repair"] for row in kept["rows"]] == ["coarse", "one", "other", "oracle"]
+    figures = sorted(path.name for path in (tmp_path / "run" / "figures").iterdir())
+    assert figures == ["reliability.png", "reliability.svg"]

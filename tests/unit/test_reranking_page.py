@@ -17,7 +17,7 @@ from clearsight.report.reranking import (
     position_panels,
     reliability_panels,
     render_reranking,
-    write_reranking_figures,
+    reranking_figures,
 )
 from reranking_sample import judge, sample_reranking
 
@@ -49,7 +49,7 @@ def test_what_was_not_measured_is_left_out():
     assert bias_table(()) is None
     assert figure_reliability(()) is None
     assert figure_positions((JudgeRow("x"),)) is None
-    assert write_reranking_figures(RerankingData("", ""), None) == []
+    assert reranking_figures(RerankingData("", "")) == {}
 
 
 def test_foreign_texts_are_escaped():
@@ -76,12 +76,11 @@ def test_panels_hold_the_numbers():
     assert places.curve.y["chance"] == pytest.approx([20] * 5)
 
 
-def test_figures_are_written_whole_and_the_same(tmp_path):
+def test_figures_are_drawn_whole_and_the_same():
     data = sample_reranking()
-    names = ["reliability.svg", "reliability.png", "positions.svg", "positions.png"]
-    first = write_reranking_figures(data, tmp_path)
-    assert [path.name for path in first] == names
-    before = [path.read_bytes() for path in first]
-    assert [path.read_bytes() for path in write_reranking_figures(data, tmp_path)] == before
-    assert before[1].startswith(b"\x89PNG")
-    assert b"every score true" in before[0]
+    drawn = reranking_figures(data)
+    assert list(drawn) == ["reliability.svg", "reliability.png", "positions.svg", "positions.png"]
+    assert reranking_figures(data) == drawn
+    assert drawn["reliability.png"].startswith(b"\x89PNG")
+    assert b"every score true" in drawn["reliability.svg"]
+    assert b"choice, text" in drawn["positions.svg"]  # two tasks: each panel says which

@@ -121,11 +121,12 @@ def page_data(
 def write_page(run: Run, data: RerankingData) -> None:
     """`report.html`, the values it shows (`report.json`), and the figures for a paper (`figures/`)."""
     from clearsight.report.data import plain
-    from clearsight.report.reranking import render_reranking, write_reranking_figures
+    from clearsight.report.reranking import render_reranking, reranking_figures
 
     run.write_json("report.json", plain(data))
     run.write_text("report.html", render_reranking(data))
-    write_reranking_figures(data, run.path("figures"))
+    for name, drawn in reranking_figures(data).items():
+        run.write_bytes(f"figures/{name}", drawn)
 
 
 def result_rows(stage: Stage) -> tuple[ResultRow, ...]:

@@ -1,6 +1,6 @@
 """The reranking page: coarse against reranked rows, what bounds them, and the judge's biases and reliability.
 
-The job fills in `RerankingData`; `render_reranking` makes one HTML file of it, `write_reranking_figures` the
+The job fills in `RerankingData`; `render_reranking` makes one HTML file of it, `reranking_figures` the
 figures for a paper, both from the same panels.
 
 Legend: B bins, P positions of options.
@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsight.files import write_atomic
 from clearsight.metrics.calibration import Estimate, OrderSwap, PositionBias, Reliability, YesBias
 from clearsight.report import axis, text, view
 from clearsight.report.axis import Panel
@@ -288,16 +286,13 @@ def figure_positions(judges: Sequence[JudgeRow]) -> Figure | None:
     return panels_figure(len(panels), draw, key=True)
 
 
-def write_reranking_figures(data: RerankingData, folder: Path) -> list[Path]:
-    """Every figure that the data allows, as `<name>.svg` and `<name>.png` at 300 dpi, each written whole."""
+def reranking_figures(data: RerankingData) -> dict[str, bytes]:
+    """Every figure that the data allows: `<name>.svg` and `<name>.png` at 300 dpi -> its bytes."""
     from clearsight.report.figure_style import to_png, to_svg
 
-    written: list[Path] = []
+    drawn: dict[str, bytes] = {}
     for name, draw in (("reliability", figure_reliability), ("positions", figure_positions)):
         figure = draw(data.judges)
-        if figure is None:
-            continue
-        for ending, encoded in (("svg", to_svg(figure)), ("png", to_png(figure))):
-            written.append(Path(folder) / f"{name}.{ending}")
-            write_atomic(written[-1], encoded)
-    return written
+        if figure is not None:
+            drawn |= {f"{name}.svg": to_svg(figure), f"{name}.png": to_png(figure)}
+    return drawn
