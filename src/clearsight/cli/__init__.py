@@ -38,6 +38,7 @@ JOBS = {
     "rerank": ("RerankConfig", "rerank"),
     "diagnose": ("DiagnoseConfig", "diagnose"),
     "mine": ("MineConfig", "mine"),
+    "train": ("TrainConfig", "train"),
     "tasks": ("TasksConfig", "tasks"),
     "reproduce": ("ReproduceConfig", "reproduce"),
     "export": ("ExportConfig", "export"),
