@@ -225,3 +225,16 @@ def test_an_interrupted_run_is_begun_again_without_asking(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "complete"
     with pytest.raises(UsageError, match="already lies"):
         Run.create(tmp_path / "run", "x", {})
+
+
+def test_a_folder_of_the_run_goes_with_it(tmp_path):
+    """Figures are written by others into a folder that the run names."""
+    folder = tmp_path / "run"
+    with Run.create(folder, "old", {}) as run:
+        figures = run.path("figures")
+        figures.mkdir()
+        (figures / "a.svg").write_text("<svg/>")
+    (folder / "notes.md").write_text("mine")
+    Run.create(folder, "new", {}, overwrite=True)
+    assert not figures.exists()
+    assert (folder / "notes.md").read_text() == "mine"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -139,7 +140,7 @@ class Run:
         write_atomic(self.folder / MANIFEST, to_json(self.manifest))
 
     def path(self, name: str) -> Path:
-        """Where a file of this run lies, for one that is written by others; its folder is made.
+        """Where a file or folder of this run lies, for one that is written by others; what holds it is made.
 
         Raises:
             UsageError: the name leads out of the folder.
@@ -257,4 +258,7 @@ def _clear(folder: Path, overwrite: bool) -> None:
     for name in manifest.get("files", []):
         path = folder / name
         if folder.resolve() in path.resolve().parents:  # a manifest edited by hand must not reach outside
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
