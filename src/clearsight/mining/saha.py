@@ -38,6 +38,8 @@ from clearsight.types import RowSource
 BLOCK = 4096
 """Anchors searched at a time. Those that an earlier one of the block takes as a negative were searched in
 vain: few, as long as a block is a small part of the queries."""
+LEAST, SHARE = 1024, 16
+"""A block is at most this share of the queries still free, unless that is too few to search well."""
 ENTRIES = 1 << 20
 """Owners of the retrieved candidates held at a time (one anchor may have more)."""
 NO_OWNER = "no other query owns a candidate near it that is not its own positive"
@@ -90,7 +92,7 @@ def saha(
         search: over the vectors of the distinct candidates, in the order of `pairs.distinct`.
         negatives: k, in a cluster at most.
         pool: m; m k candidates are retrieved for an anchor (the release: 2 m k).
-        block: anchors searched at a time; the answer does not depend on it.
+        block: anchors searched at a time at most; the answer does not depend on it.
     """
     run = _Run(pairs, queries, search, negatives, pool, variant.for_set(pairs.dataset), block)
     told = progress or Silent()
@@ -133,8 +135,10 @@ class _Run:
         while place < len(waiting):
             # The next anchors: those that no cluster has taken in the meantime.
             rest = waiting[place:]
-            free = np.flatnonzero(~self.used_Q[rest])[: self.block]
-            done = len(rest) if len(free) < self.block else int(free[-1]) + 1
+            free = np.flatnonzero(~self.used_Q[rest])
+            size_B = min(self.block, max(LEAST, len(free) // SHARE))
+            done = len(rest) if len(free) <= size_B else int(free[size_B])
+            free = free[:size_B]
             anchor_B = rest[free]
             place += done
             if len(anchor_B):
