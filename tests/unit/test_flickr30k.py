@@ -78,7 +78,10 @@ def test_bad_rows_and_files(tmp_path: Path) -> None:
     skipped: list[Skipped] = []
     assert [len(load_task("flickr30k/i2t", data=place, skipped=skipped).queries), len(skipped)] == [7, 1]
     path.write_text(path.read_text()[:200])
-    with pytest.raises(DataError, match=r"not Karpathy's.*fetch it again"):
+    with pytest.raises(DataError, match=r"no whole JSON.*broken off"):
+        load_task("flickr30k/i2t", data=place)
+    path.write_text('{"pictures": []}')
+    with pytest.raises(DataError, match=r"not Karpathy's.*images\[\].*fetch it again"):
         load_task("flickr30k/i2t", data=place)
 
 

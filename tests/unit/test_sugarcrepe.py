@@ -196,7 +196,7 @@ def test_missing_images_wrong_columns_and_half_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'negative_caption' \(nearest: 'neg_caption'\)"):
         load_task("sugarcrepe/add_att", data=tmp_path)
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(DataError, match=r"not JSON.*cut off"):
+    with pytest.raises(DataError, match=r"no whole JSON.*broken off"):
         load_task("sugarcrepe/add_att", data=tmp_path)
 
 

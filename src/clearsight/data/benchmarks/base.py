@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clearsight.data.parquet import columns_of
+from clearsight.data.tables import need_columns
 from clearsight.errors import DataError
 from clearsight.registry import Registry
 from clearsight.types import Ranking, Task
@@ -59,6 +61,8 @@ class Benchmark:
 SUBMITTED = 50
 """Ranks a query that a server asks for at most."""
 
+_SHOWN = 8
+
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 
 
@@ -68,15 +72,32 @@ def looks_like(folder: Path) -> str | None:
 
 
 def not_this(name: str, folder: Path, missing: str) -> DataError:
-    """The error for a folder that lacks what benchmark `name` needs; says what the folder looks like."""
+    """The error for a folder that lacks what benchmark `name` needs.
+
+    Says which other benchmark the folder looks like, or which of the benchmark's sets it has.
+    """
     other = looks_like(folder)
-    seen = (
-        f" The folder looks like {BENCHMARKS.get(other).title} ('{other}')."
-        if other not in (None, name)
-        else ""
-    )
+    seen = ""
+    if other not in (None, name):
+        seen = f" The folder looks like {BENCHMARKS.get(other).title} ('{other}')."
+    elif here := BENCHMARKS.get(name).found(folder):
+        more = f" and {len(here) - _SHOWN} more" if len(here) > _SHOWN else ""
+        seen = f" Of its sets the folder has {', '.join(here[:_SHOWN])}{more}."
     return DataError(
         f"{BENCHMARKS.get(name).title} needs {missing}, which is not there.{seen}",
         where=str(folder),
         do=f"Layout: {BENCHMARKS.get(name).layout}",
     )
+
+
+def need_own_columns(name: str, folder: Path, path: Path, wanted: Sequence[str]) -> None:
+    """Check that a parquet file has the columns of benchmark `name`.
+
+    Raises:
+        DataError: the file cannot be read, or lacks columns: says which other benchmark the folder looks
+            like, or else names the nearest columns.
+    """
+    columns = columns_of(path)
+    if not set(wanted).issubset(columns) and looks_like(folder) not in (None, name):
+        raise not_this(name, folder, f"{path.name} with {', '.join(wanted)}")
+    need_columns(columns, wanted, str(path))

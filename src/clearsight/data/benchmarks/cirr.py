@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
-from clearsight.data.benchmarks.on_disk import image_folder, missing_images
+from clearsight.data.benchmarks.on_disk import image_folder, missing_images, read_json
 from clearsight.data.tables import Faults, need_columns
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Ranking, Task
@@ -200,12 +200,7 @@ def _the_file(folder: Path, kind: str, split: str) -> Path:
 
 
 def _read_json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as fault:
-        raise DataError(
-            f"The file is no whole JSON ({fault}).", where=str(path), do="Fetch it again."
-        ) from fault
+    value = read_json(path)
     if not isinstance(value, kind):
         raise DataError(
             f"The file holds a {type(value).__name__}, not a {kind.__name__}.",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, looks_like, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_own_columns, not_this
 from clearsight.data.benchmarks.captioned import Names, captioned_task, of_hub, of_parquet
 from clearsight.data.hub import Hub, data_of
 from clearsight.data.own_tasks import Direction
-from clearsight.data.parquet import columns_of, has_columns, need_shards
+from clearsight.data.parquet import has_columns, need_shards
 from clearsight.types import Task
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def _files(data: Path) -> list[Path]:
     paths = sorted(data.rglob("val-*.parquet")) or sorted(data.rglob("*.parquet"))
     if not paths:
         raise not_this("coco", data, "a parquet file (val-*.parquet)")
-    if not set(_COLUMNS).issubset(columns_of(paths[0])) and looks_like(data) is not None:
-        raise not_this("coco", data, f"a parquet file with {', '.join(_COLUMNS)}")
+    need_own_columns("coco", data, paths[0], _COLUMNS)
     need_shards(paths)
     return paths
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.captioned import Names, Source, captioned_task, of_hub, of_parquet
-from clearsight.data.benchmarks.on_disk import image_folder
+from clearsight.data.benchmarks.on_disk import image_folder, read_json
 from clearsight.data.hub import Hub, data_of
 from clearsight.data.own_tasks import Direction
 from clearsight.data.parquet import has_columns, need_shards
@@ -92,13 +92,13 @@ def _row(where: str, name: Any, captions: Sequence[str]) -> Row:
 
 
 def _karpathy(path: Path) -> Iterator[Row]:
-    check_file(path)
+    content = read_json(path)
     try:
-        for number, image in enumerate(json.loads(path.read_text(encoding="utf-8"))["images"], 1):
+        for number, image in enumerate(content["images"], 1):
             if _of_test(image):
                 captions = [sentence["raw"] for sentence in image["sentences"]]
                 yield _row(f"{path.name} image {number}", image["filename"], captions)
-    except (ValueError, KeyError, TypeError) as fault:
+    except (KeyError, TypeError) as fault:
         raise DataError(
             f"The file is not Karpathy's ({type(fault).__name__}: {fault}).",
             where=str(path),

@@ -24,12 +24,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_own_columns, not_this
 from clearsight.data.benchmarks.mmeb_sets import GROUPS, SETS, MmebSet, known_as, make_item
 from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.hub import Hub, data_of
 from clearsight.data.parquet import columns_of, has_columns, need_shards
-from clearsight.data.tables import Faults, Row, need_columns, read_rows
+from clearsight.data.tables import Faults, Row, read_rows
 from clearsight.errors import DataError
 from clearsight.types import Item, Task
 
@@ -181,8 +181,7 @@ def _open(name: str, source: Path | Hub, n: int | None) -> tuple[Iterator[Row], 
     if source.is_dir():
         need_shards(paths)
     for path in paths:
-        columns = columns_of(path)
-        need_columns(columns, _V2 if "qry_inst" in columns else _V1, str(path))
+        need_own_columns("mmeb", source, path, _V2 if "qry_inst" in columns_of(path) else _V1)
     own = source.name == name or source.is_file()
     return (row for path in paths for row in read_rows(path)), source.parent if own else source
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
+from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, need_own_columns, not_this
 from clearsight.data.benchmarks.mmeb_sets import (
     GROUPS,
     TRAIN_SETS,
@@ -29,8 +29,8 @@ from clearsight.data.benchmarks.mmeb_sets import (
 )
 from clearsight.data.benchmarks.on_disk import image_folder, missing_images
 from clearsight.data.hub import Hub, data_of
-from clearsight.data.parquet import columns_of, has_columns, need_shards
-from clearsight.data.tables import Faults, Row, need_columns, read_rows
+from clearsight.data.parquet import has_columns, need_shards
+from clearsight.data.tables import Faults, Row, read_rows
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Task
 
@@ -151,7 +151,7 @@ def _open(source: Path | Hub, name: str, split: Split, n: int | None) -> tuple[I
         raise not_this("mmeb_train", source, f"the table {name}/{split}-*.parquet")
     need_shards(paths)
     for path in paths:
-        need_columns(columns_of(path), _COLUMNS, str(path))
+        need_own_columns("mmeb_train", source, path, _COLUMNS)
     home = source.parent if source.name == name else source
     first = islice((row for path in paths for row in read_rows(path)), _SEEN)
     columns = ("qry_image_path", "pos_image_path")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.on_disk import missing_images
-from clearsight.data.tables import Faults, Row, need_columns, read_rows
+from clearsight.data.tables import Faults, Row, check_file, need_columns, read_rows
 from clearsight.errors import DataError, UsageError
 from clearsight.types import Item, Task
 
@@ -111,6 +111,7 @@ def _triplets(folder: Path, faults: Faults) -> Iterator[_Triplet]:
     path = folder / "data.csv"
     if not path.is_file():
         raise not_this("nights", folder, "data.csv")
+    check_file(path)
     seen: set[str] = set()
     for number, row in enumerate(read_rows(path)):
         if number == 0 and row.fault is None:

@@ -1,13 +1,15 @@
-"""Where a benchmark's images lie, and which of them are missing."""
+"""What benchmarks of loose files share: JSON, where the images lie, and which of them are missing."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from clearsight.data.tables import Faults
+from clearsight.data.tables import Faults, check_file
 from clearsight.errors import DataError
 
 _TRIED = 3
@@ -27,6 +29,23 @@ def image_folder(folder: Path, names: Iterable[str], usual: Sequence[str] = ()) 
         if any((place / name).is_file() for name in tried):
             return place
     return folder
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: as `check_file`; the file is no whole JSON.
+    """
+    check_file(path)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as fault:
+        raise DataError(
+            f"The file is no whole JSON ({fault}).",
+            where=str(path),
+            do="The download may have broken off: fetch the file again.",
+        ) from fault
 
 
 def absent_files(names: Iterable[str], folder: Path) -> set[str]:

@@ -8,14 +8,13 @@ those of COCO val2017. Every image is a query with a pool of its two captions, s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
-from clearsight.data.benchmarks.on_disk import image_folder, missing_images
+from clearsight.data.benchmarks.on_disk import image_folder, missing_images, read_json
 from clearsight.data.content import check_text
 from clearsight.data.tables import Faults, Row, need_columns
 from clearsight.errors import DataError
@@ -43,7 +42,7 @@ def sugarcrepe_task(name: str, options: TaskOptions) -> Task:
     path = json_file(options.need_data(f"sugarcrepe/{name}"), name, "sugarcrepe")
     if "caption2" in first_row(path):
         raise not_this("sugarcrepe", path.parent, f"rows with one positive caption in {path.name}")
-    rows = read_json("sugarcrepe", path, _COLUMNS, options.n, options.faults)
+    rows = read_rows("sugarcrepe", path, _COLUMNS, options.n, options.faults)
     queries, captions = [], []
     for row, image in with_images(rows, options.need_data(name), options.faults):
         item_id = f"{name}/{row.values['id']}"
@@ -76,19 +75,16 @@ def json_file(data: Path, name: str, benchmark: str) -> Path:
     raise not_this(benchmark, data, f"{name}.json")
 
 
-def read_json(benchmark: str, path: Path, columns: Sequence[str], n: int | None, faults: Faults) -> list[Row]:
+def read_rows(benchmark: str, path: Path, columns: Sequence[str], n: int | None, faults: Faults) -> list[Row]:
     """The first n rows of a file, {key: row} or [row]; `id` is the key, or the row's own, or its place.
 
     Raises:
         DataError: the file is no JSON (a download that broke off), of the other layout, or lacks columns;
             with `faults` that raise, a row with an empty text or an id that repeats.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as fault:
-        raise DataError(
-            f"The file is not JSON ({fault}).", where=str(path), do="Fetch it again: it may be cut off."
-        ) from fault
+    content = read_json(path)
+    if not isinstance(content, Mapping | list):
+        content = [content]  # told below
     given = content.items() if isinstance(content, Mapping) else enumerate(content)
     rows: dict[str, Row] = {}
     for key, values in islice(given, n):
@@ -136,11 +132,11 @@ def with_images(rows: Sequence[Row], data: Path, faults: Faults) -> Iterator[tup
 def first_row(path: Path) -> Mapping[str, Any]:
     """The first row of a file, for looking; nothing where it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content.values() if isinstance(content, Mapping) else content
-        row: Any = next(iter(rows), None)
-    except (OSError, ValueError, TypeError, RecursionError):
+        content = read_json(path)
+    except DataError:
         return {}
+    rows = content.values() if isinstance(content, Mapping) else content if isinstance(content, list) else ()
+    row: Any = next(iter(rows), None)
     return row if isinstance(row, Mapping) else {}
 
 

@@ -22,7 +22,7 @@ from clearsight.data.benchmarks.base import BENCHMARKS, Benchmark, not_this
 from clearsight.data.benchmarks.sugarcrepe import (
     found_files,
     json_file,
-    read_json,
+    read_rows,
     with_images,
 )
 from clearsight.errors import DataError
@@ -57,7 +57,7 @@ def sugarcrepe_pp_task(name: str, options: TaskOptions) -> Task:
     path = json_file(data, stem, "sugarcrepe_pp")
     if _of_the_first(path):
         raise not_this("sugarcrepe_pp", path.parent, f"rows with caption2 in {path.name}")
-    rows = read_json("sugarcrepe_pp", path, _COLUMNS, options.n, options.faults)
+    rows = read_rows("sugarcrepe_pp", path, _COLUMNS, options.n, options.faults)
     if kind == "tot":
         return _text_only(name, stem, rows)
     pairs = list(with_images(rows, data, options.faults))
