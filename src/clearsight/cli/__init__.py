@@ -71,8 +71,12 @@ GROUPS = {
 def build_app() -> App:
     """All commands, without loading torch or transformers."""
     app = App(
-        name="clearsight", help=HELP, version=__version__, help_format="plaintext"
-    )  # Markdown costs 0.1 s
+        name="clearsight",
+        help=HELP,
+        version=__version__,
+        help_format="plaintext",  # Markdown costs 0.1 s
+        suppress_keyboard_interrupt=False,  # `main` says what is kept; cyclopts would leave without a word
+    )
     for name, (config, function) in JOBS.items():
         _add(app, name, f"clearsight.jobs.{name}", config, function)
     for group, (sentence, commands) in GROUPS.items():

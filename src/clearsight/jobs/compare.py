@@ -116,13 +116,22 @@ def judge(
     return list(outcomes.values())
 
 
-def record(run: Run, outcomes: Iterable[Outcome]) -> None:
-    """Write every outcome into the run: scores by query, table, TREC rankings, relevance, repairs."""
+def record(
+    run: Run,
+    outcomes: Iterable[Outcome],
+    more_rows: Iterable[ResultRow] = (),
+    more_scores: Mapping[str, Mapping[str, Score]] | None = None,
+) -> None:
+    """Write every outcome into the run: scores by query, table, TREC rankings, relevance, repairs.
+
+    Args:
+        more_rows, more_scores: what was judged again and stands in the same table.
+    """
     from clearsight.report import rows_to_json
 
     outcomes = list(outcomes)
-    run.write_scores({outcome.name: outcome.scores for outcome in outcomes})
-    run.write_json("table.json", rows_to_json([outcome.row() for outcome in outcomes]))
+    run.write_scores({outcome.name: outcome.scores for outcome in outcomes} | dict(more_scores or {}))
+    run.write_json("table.json", rows_to_json([*(outcome.row() for outcome in outcomes), *more_rows]))
     write_outcomes(run, outcomes)
 
 
@@ -139,14 +148,19 @@ def write_outcomes(run: Run, outcomes: Sequence[Outcome]) -> None:
 
 
 TIES_WORTH_A_WORD = 0.01
+POINTS_WORTH_A_WORD = 0.0005
+"""Ties beyond the ranks that a measure looks at move nothing."""
 
 
 def tie_warnings(rows: Iterable[ResultRow]) -> tuple[str, ...]:
-    """A sentence on every row whose right answers tie with others: what a careless evaluator would report."""
+    """A sentence on every row whose ties move its measure: what a careless evaluator would report."""
     said = []
     for row in rows:
         measure, score = next(iter(row.scores.items()))
-        if score.tie_rate >= TIES_WORTH_A_WORD:
+        if (
+            score.tie_rate >= TIES_WORTH_A_WORD
+            and score.optimistic - score.pessimistic >= POINTS_WORTH_A_WORD
+        ):
             said.append(
                 f"{row.task}, {row.embedding}, {row.repair}: the right answer ties with others in "
                 f"{score.tie_rate:.0%} of the queries. {measure} {score.mean:.1%} is its expected value; an "
