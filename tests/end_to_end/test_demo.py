@@ -42,7 +42,17 @@ def test_the_table_has_every_row(demo_run: Path) -> None:
         assert set(row["scores"]) == {"hit_rate@1", "hit_rate@5", "hit_rate@10"}
         for score in row["scores"].values():
             assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
-        assert (row["repair"] == REPAIRS[0]) == (row["test"] is None) or row["note"]
+        assert (row["repair"] in (REPAIRS[0], "coarse")) == (row["test"] is None) or row["note"]
+
+
+def test_a_sample_is_judged_again_and_said(demo_run: Path) -> None:
+    rows = [r for r in json.loads((demo_run / "table.json").read_text()) if "judged" in r["embedding"]]
+    assert [row["repair"] for row in rows] == 2 * ["coarse", "likelihood", "oracle"]
+    for coarse, fine, bound in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        assert "50 queries; top 20 judged" in fine["embedding"]
+        means = [row["scores"]["hit_rate@1"]["mean"] for row in (coarse, fine, bound)]
+        assert means == sorted(means)
+        assert fine["scores"]["hit_rate@1"]["judged"] == 50
 
 
 def test_rankings_and_relevance_can_be_rescored_by_others(demo_run: Path) -> None:

@@ -12,8 +12,9 @@ from clearsight.jobs.ui import Labelled, Quiet, Ui
 if TYPE_CHECKING:
     from clearsight.jobs.compare import Outcome
     from clearsight.jobs.embedding import Captioned
+    from clearsight.jobs.reranking import Scores
     from clearsight.models.load import LoadedModel
-    from clearsight.report import Caption, ReportData
+    from clearsight.report import Caption, ReportData, ResultRow
     from clearsight.run import Run
     from clearsight.types import Task
 
@@ -22,6 +23,7 @@ EMBEDDINGS = (("plain", "mean"), ("one_word", "mean"), ("one_word", "last"))
 COMPOSED = EMBEDDINGS[1:]
 HEADLINE = ("plain", "mean")
 REPAIRS = ("base", "centred", "realign", "realign_chosen", "self_aligned", "refined")
+RERANK_TOP = 20
 COMPOSED_REPAIRS = ("base", "centred", "realign", "self_aligned")
 
 
@@ -30,12 +32,16 @@ class DemoConfig:
     """The main job on the shipped model, offline, in two minutes.
 
     The model captions scenes it has never seen, embeds scenes and texts, retrieves near chance, is repaired
-    without training or labels, and retrieves again. One table, and a run folder with a page to look at.
+    without training or labels, and retrieves again; of a sample of queries it judges the first candidates
+    itself. One table, and a run folder with a page to look at.
     """
 
     out: Annotated[Path, "run folder to write"] = Path("runs/demo")
     scenes: Annotated[int, "held-out scenes in the gallery"] = 2000
     unlabelled: Annotated[int, "further scenes that the model captions to align itself"] = 500
+    reranked: Annotated[int, "queries each way whose first 20 candidates the model judges again; 0: none"] = (
+        50
+    )
     seed: Annotated[int, "draws the scenes"] = 0
     cache: Annotated[Path | None, "folder of a vector cache; none: everything is computed"] = None
     overwrite: Annotated[bool, "replace a run that is already there"] = False
@@ -45,11 +51,13 @@ class DemoConfig:
 class DemoResult:
     run: Path
     outcomes: tuple[Outcome, ...]
+    fine_rows: tuple[ResultRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         from clearsight.report import rows_to_json
 
-        return {"run": str(self.run), "rows": rows_to_json([outcome.row() for outcome in self.outcomes])}
+        rows = [*(outcome.row() for outcome in self.outcomes), *self.fine_rows]
+        return {"run": str(self.run), "rows": rows_to_json(rows)}
 
 
 def demo(config: DemoConfig, ui: Ui | None = None) -> DemoResult:
@@ -79,11 +87,12 @@ def demo(config: DemoConfig, ui: Ui | None = None) -> DemoResult:
             outcomes += _composed(model, config, prompt, pooling, composed, captioned, ui)
         outcomes += _control(config, (i2t, t2i, composed), ui)
 
-        record(run, outcomes)
-        write_report(run, _report_data(run, outcomes, captions))
-    ui.show(render_table([outcome.row() for outcome in outcomes], ui.width))
+        fine_rows, fine_scores = _reranked(run, config, model, outcomes, ui)
+        record(run, outcomes, fine_rows, fine_scores)
+        write_report(run, _report_data(run, outcomes, fine_rows, captions))
+    ui.show(render_table([*(outcome.row() for outcome in outcomes), *fine_rows], ui.width))
     ui.say(f"Look at it: {run.path('report.html')}")
-    return DemoResult(config.out, tuple(outcomes))
+    return DemoResult(config.out, tuple(outcomes), fine_rows)
 
 
 def _look(captioned: Captioned, ui: Ui, count: int = 6) -> tuple[Caption, ...]:
@@ -137,8 +146,8 @@ def _both_ways(
     words, shape = f"{pooling}, {prompt}", (prompt, pooling) == HEADLINE
     turned = {name: one.turned() for name, one in repaired.items()}
     return [
-        *judge(i2t, repaired, embedding=words, task_label="image -> text", with_geometry=shape),
-        *judge(t2i, turned, embedding=words, task_label="text -> image", with_geometry=False),
+        *judge(i2t, repaired, embedding=words, task_label="image -> text", k=RERANK_TOP, with_geometry=shape),
+        *judge(t2i, turned, embedding=words, task_label="text -> image", k=RERANK_TOP, with_geometry=False),
     ]
 
 
@@ -211,7 +220,40 @@ def _control(config: DemoConfig, tasks: tuple[Task, Task, Task], ui: Ui) -> list
     return outcomes
 
 
-def _report_data(run: Run, outcomes: Sequence[Outcome], captions: tuple[Caption, ...]) -> ReportData:
+def _reranked(
+    run: Run, config: DemoConfig, model: LoadedModel, outcomes: Sequence[Outcome], ui: Ui
+) -> tuple[tuple[ResultRow, ...], Scores]:
+    """The headline's last repair, both ways, its first candidates judged again by likelihood: a sample."""
+    from clearsight.jobs.reranking import Fine, again
+
+    if config.reranked == 0:
+        return (), {}
+    cache = None if config.cache is None else config.cache / "answers"
+    fine = Fine(
+        ("likelihood",),
+        RERANK_TOP,
+        min(config.reranked, config.scenes),
+        config.seed,
+        options={"cache": cache},
+    )
+    judges = again(model, fine, ui.progress)
+    headline = f"{HEADLINE[1]}, {HEADLINE[0]}"
+    rows: list[ResultRow] = []
+    scores: Scores = {}
+    for outcome in outcomes:
+        if (outcome.embedding, outcome.recipe, outcome.note) == (headline, REPAIRS[-1], ""):
+            more, by_name, _ = judges(run, outcome)
+            rows += more
+            scores |= by_name
+    return tuple(rows), scores
+
+
+def _report_data(
+    run: Run,
+    outcomes: Sequence[Outcome],
+    fine_rows: tuple[ResultRow, ...],
+    captions: tuple[Caption, ...],
+) -> ReportData:
     from clearsight.jobs.compare import curves, examples, provenance
     from clearsight.report import ReportData
 
@@ -238,7 +280,7 @@ def _report_data(run: Run, outcomes: Sequence[Outcome], captions: tuple[Caption,
         summary=f"Image to text, hit rate@1 among {len(before.task.candidates):,}: {score[0].mean:.1%} as "
         f"the model is, {score[1].mean:.1%} repaired without training or labels; "
         f"chance is {score[0].chance:.2%}.",
-        rows=tuple(outcome.row() for outcome in outcomes),
+        rows=(*(outcome.row() for outcome in outcomes), *fine_rows),
         examples=tuple(shown),
         captions=captions,
         curves=curves(outcomes),
