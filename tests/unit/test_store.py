@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -37,6 +38,21 @@ def test_what_was_added_is_found_in_the_order_asked(tmp_path: Path) -> None:
     assert np.array_equal(rows, np.concatenate([row(ord(n)) for n in "cac"]))
     assert rows.dtype == np.float32
     assert (len(store), store.width) == (3, 3)
+
+
+def test_a_shared_table_is_one_object_while_somebody_holds_it(tmp_path: Path) -> None:
+    first = VectorStore.shared(tmp_path / "s", {"model": "m"})
+    assert VectorStore.shared(str(tmp_path / "s"), {"model": "m"}) is first
+    assert VectorStore.shared(tmp_path / "s", {"model": "n"}) is not first
+    assert VectorStore.open(tmp_path / "s", {"model": "m"}) is not first
+    fill(VectorStore.open(tmp_path / "s", {"model": "m"}), "ab")
+    again = VectorStore.shared(tmp_path / "s", {"model": "m"})
+    assert again is first
+    assert again.lookup(["a"])[0].all(), "what others added is seen"
+    shutil.rmtree(tmp_path / "s")
+    fresh = VectorStore.shared(tmp_path / "s", {"model": "m"})
+    assert fresh is not first
+    assert not fresh.lookup(["a"])[0].any()
 
 
 def test_an_empty_store_writes_nothing(tmp_path: Path) -> None:
