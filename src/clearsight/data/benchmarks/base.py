@@ -99,5 +99,5 @@ def need_own_columns(name: str, folder: Path, path: Path, wanted: Sequence[str])
     """
     columns = columns_of(path)
     if not set(wanted).issubset(columns) and looks_like(folder) not in (None, name):
-        raise not_this(name, folder, f"{path.name} with {', '.join(wanted)}")
+        raise not_this(name, folder, f"a table with {', '.join(wanted)}")
     need_columns(columns, wanted, str(path))

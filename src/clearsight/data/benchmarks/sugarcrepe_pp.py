@@ -145,7 +145,7 @@ BENCHMARKS.add(
         found=_found,
         layout="<file>.json, a list of {id, filename, caption, caption2, negative_caption}, in the folder or "
         "in data/; the images of COCO val2017 in val2017/ (for ITT).",
-        source="https://github.com/Sri-Harsha/scpp; images: http://images.cocodataset.org/zips/val2017.zip",
+        source="https://github.com/Sri-Harsha/scpp (hub: Aman-J/SugarCrepe_pp); images: http://images.cocodataset.org/zips/val2017.zip",
         licence="CC BY 4.0; images: terms of use of Flickr",
         size="1.3 MB, and 1 GB of images",
         measures=("all_recall@2", "hit_rate@1"),
