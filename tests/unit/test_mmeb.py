@@ -23,8 +23,10 @@ from clearsight.data.benchmarks.mmeb_sets import (
 )
 from clearsight.data.tables import Skipped
 from clearsight.errors import DataError, UsageError
+from clearsight.jobs.compare import tie_warnings
 from clearsight.metrics import score
 from clearsight.ranking import rank
+from clearsight.report import ResultRow
 from clearsight.types import Embeddings, Task
 from small.coco import write_coco
 from small.mmeb import ONE_OF_EACH, V1, mmeb_rows, write_mmeb
@@ -155,6 +157,9 @@ def test_a_collapsed_encoder_scores_one_in_a_thousand(tmp_path: Path) -> None:
     result = scored(task, np.ones((20, 3)), np.ones((1000, 3)))["hit_rate@1"]
     assert result.mean == pytest.approx(0.001)
     assert (result.optimistic, result.pessimistic) == (1.0, 0.0)
+    [said] = tie_warnings([ResultRow("mmeb/GQA", "mean", "base", {"hit_rate@1": result})])
+    assert "100% of the queries. hit_rate@1 0.1% is its expected value" in said
+    assert "lists the right answer first would report 100.0%, a strict one 0.0%" in said
 
 
 def test_by_hand(tmp_path: Path) -> None:
