@@ -49,6 +49,7 @@ def test_the_command_writes_clusters_and_a_page(
         "hard negatives + beta",
         "SaHa",
         "SaHa (release)",
+        "SaHa, whole clusters",
     }
     # The nearest candidates are the hardest; random ones the easiest.
     assert by_label["hard negatives"]["cosine"] > by_label["SaHa"]["cosine"] > by_label["in-batch"]["cosine"]

@@ -9,7 +9,7 @@ from clearsight.mining import mine_pairs
 from clearsight.mining.cosines import fixed
 from clearsight.mining.found import name_clusters
 from clearsight.mining.pairs import TrainingPairs
-from clearsight.mining.saha import PAPER, RELEASE, saha
+from clearsight.mining.saha import PAPER, RELEASE, WHOLE, saha
 from clearsight.mining.search import ExactSearch
 from clearsight.mining.strategies import Mining
 from clearsight.types import Embeddings
@@ -23,12 +23,14 @@ def cosines(left, right):
 class Straight:
     """The algorithm as it is printed, with what this project adds: own positives out, ties by row."""
 
-    def __init__(self, query_rows, candidate_rows, positives, content, negatives, pool, release, sort=True):
+    def __init__(
+        self, query_rows, candidate_rows, positives, content, negatives, pool, release, sort=True, whole=False
+    ):
         self.to_candidates = cosines(query_rows, candidate_rows)
         self.to_queries = cosines(query_rows, query_rows)
         self.first = {key: min(c for c, k in enumerate(content) if k == key) for key in content}
         self.content, self.positives = content, positives
-        self.k, self.m, self.release, self.sort = negatives, pool, release, sort
+        self.k, self.m, self.release, self.sort, self.whole = negatives, pool, release, sort, whole
         self.owners: dict[object, set[int]] = {}
         for query, own in enumerate(positives):
             for candidate in own:
@@ -58,7 +60,7 @@ class Straight:
                 if owner in reused or owner in adjacent:
                     continue
                 adjacent[owner] = next(c for c in self.positives[owner] if self.content[c] == key)
-            if not adjacent:
+            if not adjacent or (self.whole and phase == 1 and len(adjacent) < self.k):
                 continue
             by_similarity = sorted(adjacent, key=lambda o: (self.to_queries[query, o], o))
             chosen = (by_similarity if self.sort else list(adjacent))[: self.k]
@@ -128,15 +130,22 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("variant", "dataset"),
-    [(PAPER, "set"), (RELEASE, "set"), (RELEASE, "mmeb_train/ImageNet_1K_diverse")],
-    ids=["paper", "release", "release, classification"],
+    [(PAPER, "set"), (WHOLE, "set"), (RELEASE, "set"), (RELEASE, "mmeb_train/ImageNet_1K_diverse")],
+    ids=["paper", "whole", "release", "release, classification"],
 )
 def test_clusters_are_those_of_the_algorithm(case, variant, dataset):
     release = variant is RELEASE
     for seed in range(3):
         data = random_data(seed, **CASES[case])
         for negatives, pool, block in ((3, 2, 1000), (7, 4, 8)):
-            straight = Straight(*data, negatives, pool, release, sort=not (release and "ImageNet" in dataset))
+            straight = Straight(
+                *data,
+                negatives,
+                pool,
+                release,
+                sort=not (release and "ImageNet" in dataset),
+                whole=variant is WHOLE,
+            )
             wanted, left = straight.run()
             found, clusters = ours(*data, negatives, pool, variant, block, dataset)
             got = [[(m.query, m.positive, np.float32(m.similarity)) for m in one] for one in clusters]

@@ -73,7 +73,7 @@ def tasks(draw) -> Task:
 
 @settings(max_examples=60, deadline=None)
 @given(task=tasks(), seed=st.integers(0, 3), negatives=st.integers(1, 4), pool=st.integers(1, 3))
-@pytest.mark.parametrize("strategy", ["saha", "saha_release"])
+@pytest.mark.parametrize("strategy", ["saha", "saha_whole", "saha_release"])
 def test_what_holds_of_every_cluster(strategy, task, seed, negatives, pool):
     try:
         mining = mining_of(task, seed, negatives=negatives, pool=pool)

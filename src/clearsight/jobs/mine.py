@@ -33,7 +33,7 @@ class MineConfig:
     ] = ()
     files: Annotated[Path | None, "folder that holds a benchmark's files, or hub:NAME of a data set"] = None
     n: Annotated[int | None, "at most so many of what a task counts: rows, images, scenes"] = None
-    strategy: Annotated[str, "saha, saha_release, in_batch, hard, hard_beta"] = "saha"
+    strategy: Annotated[str, "saha, saha_whole, saha_release, in_batch, hard, hard_beta"] = "saha"
     negatives: Annotated[int, "negatives in a cluster, at most"] = 7
     pool: Annotated[int, "candidates retrieved for an anchor, in multiples of --negatives (SaHa)"] = 4
     beta: Annotated[float, "cosine above the positive's from which hard_beta passes candidates over"] = 0.02

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CLUSTERS_SHOWN = 8
 IN_MEMORY = 1 << 30
 """Bytes of vectors up to which a side is held in memory; beyond that it is read from the store."""
-BUILT_IN = ("in_batch", "hard", "hard_beta", "saha", "saha_release")
+BUILT_IN = ("in_batch", "hard", "hard_beta", "saha", "saha_whole", "saha_release")
 
 
 @dataclass(frozen=True, eq=False)

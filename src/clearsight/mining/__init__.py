@@ -5,7 +5,7 @@ compared with.
 from clearsight.mining.baselines import Nearest, OnlineNegatives, hard_negatives
 from clearsight.mining.clusters import Clusters, LeftOver, Member, read_clusters, write_clusters
 from clearsight.mining.pairs import TrainingPairs
-from clearsight.mining.saha import PAPER, RELEASE, saha
+from clearsight.mining.saha import PAPER, RELEASE, WHOLE, saha
 from clearsight.mining.search import ApproximateSearch, ExactSearch, open_search
 from clearsight.mining.strategies import STRATEGIES, Mining, Strategy, mine_pairs
 
@@ -13,6 +13,7 @@ __all__ = [
     "PAPER",
     "RELEASE",
     "STRATEGIES",
+    "WHOLE",
     "ApproximateSearch",
     "Clusters",
     "ExactSearch",

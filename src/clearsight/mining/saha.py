@@ -16,6 +16,10 @@ The printed algorithm lets an anchor own itself, marks anchors without negatives
 has nothing to do), and leaves ties open. Here a positive of the anchor is never its negative, an anchor
 without a free owner waits for phase 2, and ties go by row. Queries are taken in the order of their rows.
 
+`WHOLE` is the printed algorithm with one change: phase 1 makes whole clusters only. Late anchors find few
+free owners, and those few are the nearest ones, which nobody took: in the small clusters they give, false
+negatives were ten times as many as in whole ones (`benchmarks/mine_quality.py`).
+
 Legend of shapes: Q queries, B anchors of a block, K negatives.
 """
 
@@ -62,6 +66,8 @@ class Variant:
     """Times pool x negatives, in phase 1 and 2; None: all owners."""
     free_first: bool
     ascending: bool = True
+    whole: bool = False
+    """In phase 1 an anchor with fewer free owners than negatives waits for phase 2."""
 
     def for_set(self, dataset: str) -> Variant:
         """The variant for a data set, by the last part of its name."""
@@ -72,6 +78,7 @@ class Variant:
 
 PAPER = Variant(1, None, free_first=False)
 RELEASE = Variant(2, (1, 2), free_first=True)
+WHOLE = Variant(1, None, free_first=False, whole=True)
 
 
 def saha(
@@ -151,6 +158,7 @@ class _Run:
                         blocked_Q,
                         self.negatives,
                         most=most,
+                        least=self.negatives if variant.whole and phase == 1 else 1,
                         free_first=variant.free_first,
                         ascending=variant.ascending,
                     )

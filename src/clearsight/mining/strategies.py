@@ -13,7 +13,7 @@ from clearsight.errors import DataError, UsageError
 from clearsight.mining import baselines
 from clearsight.mining.found import Found
 from clearsight.mining.pairs import TrainingPairs
-from clearsight.mining.saha import PAPER, RELEASE, Variant, saha
+from clearsight.mining.saha import PAPER, RELEASE, WHOLE, Variant, saha
 from clearsight.mining.search import Search
 from clearsight.progress import Progress, Silent
 from clearsight.registry import Registry
@@ -169,4 +169,5 @@ STRATEGIES.add("in_batch", Strategy("in-batch", _in_batch, ("seed",)))
 STRATEGIES.add("hard", Strategy("hard negatives", partial(_hard, False), ()))
 STRATEGIES.add("hard_beta", Strategy("hard negatives + beta", partial(_hard, True), ("beta",)))
 STRATEGIES.add("saha", Strategy("SaHa", partial(_saha, PAPER), ("pool",)))
+STRATEGIES.add("saha_whole", Strategy("SaHa, whole clusters", partial(_saha, WHOLE), ("pool",)))
 STRATEGIES.add("saha_release", Strategy("SaHa (release)", partial(_saha, RELEASE), ("pool",)))

@@ -35,7 +35,7 @@ class Taken(NamedTuple):
     """The negatives of a block of anchors, by ascending cosine.
 
     Attributes:
-        count_B: how many; -1: the anchor was in a cluster already; 0: no owner is left for it.
+        count_B: how many; -1: the anchor was in a cluster already; 0: too few owners are left for it.
         owner_BK, candidate_BK, cosine_BK: query, candidate it is retrieved by, cosine of query and anchor.
     """
 
@@ -71,6 +71,7 @@ def walk(
     negatives: int,
     *,
     most: int,
+    least: int = 1,
     free_first: bool,
     ascending: bool,
 ) -> Taken:
@@ -80,6 +81,7 @@ def walk(
         blocked_Q: queries that cannot be taken; negatives taken are marked here too (the same array as
             `used_Q` where what is used is blocked).
         most: an anchor looks at so many owners.
+        least: an anchor that finds fewer takes none.
         free_first: of several owners of a candidate the most similar one that is not blocked is looked at;
             otherwise the most similar one, and if it is blocked none.
         ascending: the least similar owners are taken; otherwise those retrieved first.
@@ -92,7 +94,7 @@ def walk(
         np.zeros(shape, dtype=np.float32),
     )
     seen_Q = np.full(len(used_Q), -1, dtype=np.int64)
-    _kernels()[1](anchor_B, *slots, used_Q, blocked_Q, seen_Q, most, free_first, ascending, *taken)
+    _kernels()[1](anchor_B, *slots, used_Q, blocked_Q, seen_Q, most, least, free_first, ascending, *taken)
     return taken
 
 
@@ -153,6 +155,7 @@ def _walk(
     blocked_Q: Any,
     seen_Q: Any,
     most: int,
+    least: int,
     free_first: bool,
     ascending: bool,
     count_B: Any,
@@ -185,7 +188,7 @@ def _walk(
             seen_Q[owner_E[best]] = b
             owner_F[found], slot_F[found], cosine_F[found] = owner_E[best], s, cosine_E[best]
             found += 1
-        if found == 0:
+        if found == 0 or found < least:
             continue
         # By cosine, of equals by row: a stable sort by row, then by cosine.
         by_row = np.argsort(owner_F[:found], kind="mergesort")
