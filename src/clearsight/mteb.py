@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,14 +31,22 @@ from numpy.typing import NDArray
 import clearsight
 from clearsight.errors import ModelError, UsageError
 from clearsight.models.encoder import Encoder
+from clearsight.models.judge_questions import Written
 from clearsight.repair import PerGroup
+from clearsight.rerank import Reranker
+from clearsight.rerank.listwise import Listwise
+from clearsight.rerank.scorers import Asking
 from clearsight.types import MODALITIES, Item, Modality, Role
 
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
     from torch import Tensor
 
+    from clearsight.models.load import LoadedModel
+
 EXTRA = "pip install 'clearsight[mteb]'"
+LAST = -1e9
+"""The score of a pair that has none."""
 BLOCK = 1024
 """Items embedded at a time: a corpus may be millions of decoded images."""
 
@@ -134,31 +143,15 @@ class MtebRetriever:
         Raises:
             ModelError: mteb is not installed.
         """
-        try:
-            from mteb.models.model_meta import ModelMeta
-        except ImportError as error:
-            raise ModelError("mteb is not installed.", do=f"Install it: {EXTRA}.") from error
-        loaded, repair = self.encoder.loaded, self.repair
+        repair, loaded = self.repair, self.encoder.loaded
         facts = {"origin": self.encoder.origin(), "repair": None if repair is None else repair.digest()}
         accepts = MODALITIES if loaded.stock is None else loaded.stock.accepts
-        return ModelMeta(
-            loader=None,
-            name=self.name,
-            revision=sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20],
-            release_date=None,
-            languages=None,
-            n_parameters=sum(one.numel() for one in loaded.model.parameters()),
-            memory_usage_mb=None,
+        return _meta(
+            self.name,
+            facts,
+            loaded,
             max_tokens=self.encoder.max_tokens or loaded.context,
-            embed_dim=None,
-            license=None,
-            open_weights=None,
-            public_training_code=None,
-            public_training_data=None,
-            framework=["PyTorch", "Transformers"],
             similarity_fn_name=cast(Any, "cosine"),
-            use_instructions=True,
-            training_datasets=None,
             modalities=[kind for kind in ("text", "image") if kind in accepts],
             experiment_kwargs={
                 "clearsight": clearsight.__version__,
@@ -180,6 +173,118 @@ class MtebRetriever:
         rows_ND = np.zeros((len(items), found.width if len(found) else 0), np.float32)
         rows_ND[[place[item_id] for item_id in found.ids]] = found.rows_ND
         return rows_ND
+
+
+class MtebReranker:
+    """A cross-encoder of mteb 2 (its `CrossEncoderProtocol`): a scorer judges pairs, without training.
+
+    A pair that has no score (an answer that could not be parsed) stands last.
+
+    Args:
+        reranker: with a built-in scorer that judges pairs.
+        name: as for `MtebRetriever`.
+
+    Raises:
+        UsageError: a listwise scorer (it sees all candidates at once, mteb gives pairs), or one of one's own.
+    """
+
+    def __init__(self, reranker: Reranker, *, name: str | None = None) -> None:
+        scorer = reranker.scorer
+        if not isinstance(scorer, Asking) or isinstance(scorer.form, Listwise):
+            raise UsageError(
+                "mteb gives pairs, and this scorer is none that judges pairs.",
+                where="scorer",
+                do="Choose p_true, choice, number or likelihood.",
+            )
+        self._scorer = scorer
+        self.name = name or _owned(scorer.judge.loaded.name)
+
+    def predict(
+        self,
+        inputs1: Iterable[Mapping[str, Sequence[Any]]],
+        inputs2: Iterable[Mapping[str, Sequence[Any]]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> NDArray[np.float32]:
+        """Scores (N,) of the pairs of query n and document n, higher is better.
+
+        Args:
+            inputs1, inputs2: queries and documents, pair by pair, as for `MtebRetriever.encode`.
+            task_metadata: the task's; the query's instruction is read.
+            hf_split, hf_subset, prompt_type, kwargs: part of the protocol; nothing here depends on them.
+
+        Raises:
+            ItemError: a pair that cannot be judged.
+            UsageError: a pair about which the scorer says nothing, or several images for a model of one.
+        """
+        queries = _blocks(_items(inputs1, _instruction(task_metadata, "query")))
+        documents = _blocks(_items(inputs2, None))
+        scores = [self._scores(*both) for both in zip(queries, documents, strict=True)]
+        return np.concatenate([*scores, np.empty(0)]).astype(np.float32)
+
+    def _scores(self, queries: Sequence[Item], documents: Sequence[Item]) -> NDArray[np.float64]:
+        form, asked = self._scorer.form, []
+        for query, document in zip(queries, documents, strict=True):
+            asked.append(form.ask(query, [document]))
+        rows = self._scorer.judge.answer([question for some in asked for question in some])
+        scores_N = np.empty(len(asked))
+        for n, some in enumerate(asked):
+            mine, rows = rows[: len(some)], rows[len(some) :]
+            scores_N[n] = form.read(mine, 1, queries[n].id).scores_C[0]
+        return np.nan_to_num(scores_N, nan=LAST)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb keeps with the results; the revision changes with everything that changes a score.
+
+        Raises:
+            ModelError: mteb is not installed.
+        """
+        phrasing, judge = self._scorer.phrasing, self._scorer.judge
+        origin = {**judge.origin(Written(1)), "scorer": self._scorer.name, "wording": asdict(phrasing)}
+        return _meta(
+            self.name,
+            origin,
+            judge.loaded,
+            max_tokens=judge.loaded.context,
+            similarity_fn_name=None,
+            modalities=["text", "image"],
+            model_type=["cross-encoder"],
+            experiment_kwargs={
+                "clearsight": clearsight.__version__,
+                "scorer": self._scorer.name,
+                "wording": phrasing.name,
+            },
+        )
+
+
+def _meta(name: str, facts: Mapping[str, Any], loaded: LoadedModel, **more: Any) -> ModelMeta:
+    try:
+        from mteb.models.model_meta import ModelMeta
+    except ImportError as error:
+        raise ModelError("mteb is not installed.", do=f"Install it: {EXTRA}.") from error
+    return ModelMeta(
+        loader=None,
+        name=name,
+        revision=sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20],
+        release_date=None,
+        languages=None,
+        n_parameters=sum(one.numel() for one in loaded.model.parameters()),
+        memory_usage_mb=None,
+        embed_dim=None,
+        license=None,
+        open_weights=None,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["PyTorch", "Transformers"],
+        use_instructions=True,
+        training_datasets=None,
+        **more,
+    )
 
 
 def _items(inputs: Iterable[Mapping[str, Sequence[Any]]], instruction: str | None) -> Iterator[Item]:

@@ -15,7 +15,10 @@ import pytest
 from PIL import Image
 
 from clearsight import Embeddings, Encoder, Item, PerGroup, ShrinkageZCA, rank, score
-from clearsight.mteb import MtebRetriever
+from clearsight.errors import UsageError
+from clearsight.mteb import MtebReranker, MtebRetriever
+from clearsight.ranking.listed import of_lists
+from clearsight.rerank import Reranker
 from clearsight.types import Task
 
 pytestmark = pytest.mark.peers
@@ -29,7 +32,7 @@ else:
 from datasets import Dataset  # noqa: E402
 from mteb.abstasks.retrieval import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
-from mteb.models.models_protocols import EncoderProtocol  # noqa: E402
+from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol  # noqa: E402
 
 MEASURES = {f"{ours}@{k}": f"{theirs}_at_{k}" for ours, theirs in (
     ("ndcg", "ndcg"), ("hit_rate", "hit_rate"), ("recall", "recall"), ("map", "map"),
@@ -161,3 +164,24 @@ def test_a_text_model_says_so_to_mteb(tmp_path: Path) -> None:
             co2_tracker=False,
             show_progress_bar=False,
         )
+
+
+@pytest.mark.parametrize("kinds", [("text", "image"), ("image", "text")])
+def test_mteb_reranks_as_we_do(kinds: Any) -> None:
+    """Every pair judged by our scorer through mteb's cross-encoder door: the measures of our own scores."""
+    task = task_of(kinds, count=8)
+    reranker = Reranker.load("tiny", scorer="likelihood")
+    fine = {q.id: reranker.scorer.score(q, task.candidates) for q in task.queries}
+    ranks = [{c.id: float(s) for c, s in zip(task.candidates, fine[q.id], strict=True)} for q in task.queries]
+    ranking = of_lists({q.id: one for q, one in zip(task.queries, ranks, strict=True)}, task)
+    ours = score(ranking, task.relevance, task.measures)
+    top_ranked = {q.id: [c.id for c in task.candidates] for q in task.queries}
+    judged = as_mteb(task, "2".join(LETTER[k] for k in kinds))
+    judged.load_data()
+    judged.dataset["default"]["test"]["top_ranked"] = top_ranked
+    theirs = mteb_scores(MtebReranker(reranker), judged)
+    for measure, name in MEASURES.items():
+        assert theirs[name] == pytest.approx(ours[measure].mean, abs=1e-5), measure
+    assert isinstance(MtebReranker(reranker), CrossEncoderProtocol)
+    with pytest.raises(UsageError, match="pairs"):
+        MtebReranker(Reranker.load("tiny", scorer="listwise"))
