@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from clearsight.cli import GROUPS, JOBS
+from clearsight.cli import GROUPS, JOBS, build_app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -17,10 +19,22 @@ def blocks(language: str) -> list[str]:
     return [text.partition("\n")[2] for text in fenced if text.partition("\n")[0] == language]
 
 
-def test_three_lines_do_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    assert "hit_rate@1" in capsys.readouterr().out
+@pytest.mark.parametrize(("place", "said"), [(0, "hit_rate@1"), (1, "image-")])
+def test_the_python_runs(place: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(blocks("python")) == 2
+    exec(compile(blocks("python")[place], "README.md", "exec"), {})
+    assert said in capsys.readouterr().out
+
+
+def test_flags_exist() -> None:
+    """Every line of every block names only flags that its command has."""
+    lines = [line.split() for block in blocks("") for line in block.splitlines()]
+    app = build_app()
+    for words in (line for line in lines if line[:1] == ["clearsight"] and len(line) > 1):
+        command, end = app[words[1]], io.StringIO()
+        command.help_print([], console=Console(file=end, width=400))
+        for flag in (word for word in words if word.startswith("--")):
+            assert flag in end.getvalue(), " ".join(words)
 
 
 def test_every_command_named_exists() -> None:
@@ -39,6 +53,12 @@ def test_the_tree_is_the_tree() -> None:
         "moments.py",
         "pooling.py",
         "models/tiny",
+        "data/benchmarks",
+        "rerank",
+        "mining",
+        "training",
+        "jobs/papers",
+        "mteb.py",
         "repair",
         "run",
         "jobs",
