@@ -63,6 +63,8 @@ def negatives(
         candidate_code_M: codes of the candidates.
         pair_M: the pair whose positive a candidate is; -1 for a candidate that belongs to none.
     """
+    if not len(query_code_N):
+        return torch.ones(0, len(candidate_code_M), dtype=torch.bool, device=candidate_code_M.device)
     same_content_NM = positive_code_N.unsqueeze(1) == candidate_code_M.unsqueeze(0)
     same_query_NM = (query_code_N.unsqueeze(1) == query_code_N[pair_M].unsqueeze(0)) & (pair_M >= 0)
     return ~(same_content_NM | same_query_NM)

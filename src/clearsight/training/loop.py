@@ -30,7 +30,7 @@ from clearsight.progress import Progress, Silent
 from clearsight.training.checkpoint import Checkpoint, clear, load_checkpoint, save_checkpoint
 from clearsight.training.contrast import HOTTEST
 from clearsight.training.feeding import Feeding, OnError, Step
-from clearsight.training.lora import Lora
+from clearsight.training.lora import Lora, need_trainable
 from clearsight.training.pairs import Pairs
 from clearsight.training.plan import Plan
 from clearsight.training.processes import Processes
@@ -120,6 +120,7 @@ class Training:
             if isinstance(model, LoadedModel)
             else _loaded(model, settings, processes, trust_remote_code)
         )
+        need_trainable(self.loaded)
         _check_fit(self.loaded, settings)
         self.lora = Lora(self.loaded, settings)
         self.encoder = Encoder(
@@ -145,6 +146,11 @@ class Training:
     def step(self) -> int:
         """Steps done."""
         return len(self.history)
+
+    @property
+    def temperature(self) -> float:
+        """Of InfoNCE, as it is now."""
+        return math.exp(-float(self.log_scale.detach()))
 
     @property
     def same(self) -> dict[str, Any]:
@@ -192,8 +198,8 @@ class Training:
         rate = rate_at(step.number, peak=settings.rate, warmup=settings.warmup, steps=self.plan.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        scale = self.log_scale.exp()
-        losses = stepper(step, scale)
+        temperature = self.temperature
+        losses = stepper(step, self.log_scale.exp())
         if not math.isfinite(losses.contrast + losses.said):
             raise ModelError(
                 f"The loss of step {step.number} is {losses.contrast + losses.said}.",
@@ -212,7 +218,7 @@ class Training:
             losses.said,
             rate,
             norm,
-            1 / float(scale),
+            temperature,
             losses.pairs,
             losses.masked,
             losses.tokens,
@@ -268,7 +274,7 @@ class Training:
             "clusters": dict(self.clusters.manifest),
             "processes": self.processes.count,
             "steps": self.step,
-            "temperature": 1 / float(self.log_scale.exp()),
+            "temperature": self.temperature,
         }
 
     def save(self, out: Path) -> None:
@@ -423,7 +429,7 @@ def _check_fit(loaded: LoadedModel, settings: TrainSettings) -> None:
             where="max_tokens",
             do="Give at most that many: no limit is changed silently.",
         )
-    if loaded.kind == "generative" and settings.matryoshka:
+    if settings.matryoshka:
         width = int(loaded.base.config.get_text_config().hidden_size)
         if max(settings.matryoshka) > width:
             raise UsageError(

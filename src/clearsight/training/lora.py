@@ -26,19 +26,16 @@ class Lora:
     at all: the second matrix of each pair is zero.
 
     Args:
-        loaded: a generative model with its language head, without an adapter.
+        loaded: a model that `need_trainable` lets pass.
 
     Attributes:
         weights: name -> parameter, float32, in peft's order.
 
     Raises:
-        UsageError: peft is not installed, the model is contrastive or a sentence-transformers one, or its
-            decoder has no layer of the names in `targets`.
-        ModelError: the model's name is an adapter's.
+        UsageError: peft is not installed, or the decoder has no layer of the names in `targets`.
     """
 
     def __init__(self, loaded: LoadedModel, settings: TrainSettings) -> None:
-        _check(loaded)
         try:
             from peft import LoraConfig, PeftModel
         except ImportError as error:
@@ -117,7 +114,13 @@ class Lora:
         return pattern
 
 
-def _check(loaded: LoadedModel) -> None:
+def need_trainable(loaded: LoadedModel) -> None:
+    """Refuse what is not trained here.
+
+    Raises:
+        UsageError: a contrastive or sentence-transformers model, or one without its language head.
+        ModelError: an adapter.
+    """
     if loaded.adapter is not None:
         raise ModelError(
             "This is an adapter; training begins from its base model.",
