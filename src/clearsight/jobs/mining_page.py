@@ -93,7 +93,7 @@ def write_page(
     label = STRATEGIES.get(config.strategy).label
     pairs = len(clusters.table) - len(clusters.left_over) - len(clusters)
     data = MiningData(
-        title=f"{label} clusters for {config.model}",
+        title=f"Clusters for {config.model}: {label}",
         summary=f"{len(clusters):,} clusters with {pairs:,} negatives from {', '.join(config.data)}; "
         f"{len(clusters.left_over):,} queries left over.",
         rows=rows,
