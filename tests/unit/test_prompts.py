@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from clearsight.errors import DataError, UsageError
+from clearsight.models.encoder import Encoder
+from clearsight.models.load import load_model
 from clearsight.models.prompts import Part, Span, Turn, explain, get_template, prompt_names, render
 from clearsight.types import MODALITIES, ROLES, Item, Modality, Role
 
@@ -243,3 +245,17 @@ def test_explain_shows_every_wording(folder_of: Any) -> None:
         in rendered
     )
     assert "<|im_end|>\n<|im_start|>assistant\n" in rendered
+
+
+def test_whether_the_other_side_changes_the_wording() -> None:
+    """What looks across is part of a vector's origin; what does not is embedded once for every other side."""
+    for name in BUILT_IN:
+        template = get_template(name)
+        apart = any(
+            len({str(render(template, item(modality), role, counterpart=other)) for other in MODALITIES}) > 1
+            for role, modality in product(ROLES, MODALITIES)
+        )
+        assert template.looks_across == apart, name
+    loaded = load_model("tiny")
+    assert Encoder(loaded, prompt="plain").origin(counterpart="text")["counterpart"] is None
+    assert Encoder(loaded, prompt="one_word").origin(counterpart="text")["counterpart"] == "text"

@@ -216,7 +216,7 @@ class Encoder:
             "prompt": self.template.name,
             "prompt_digest": sha256(words.encode()).hexdigest()[:16],
             "generation_prompt": self.generation_prompt(chosen),
-            "counterpart": counterpart if stock is None else None,
+            "counterpart": counterpart if stock is None and self.template.looks_across else None,
             "pooling": chosen.name,
             "layer": self.layer,
             "source": self.source,

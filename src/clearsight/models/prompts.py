@@ -108,6 +108,11 @@ class Template:
     source: str = ""
     form: Form = "chat"
 
+    @property
+    def looks_across(self) -> bool:
+        """Whether an item's wording depends on the modality of the other side."""
+        return any(rule.counterpart for rule in self.rule)
+
 
 def get_template(name_or_path: str | Path) -> Template:
     """A built-in template by name, or one's own by the path of a TOML file (keys: `Template` without its
