@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "embed": ((),),
     "sae": ((), ("--width", "1024", "--concepts", "16384", "--k", "50")),
     "concepts": (("large",), ("beside",)),
+    "rerank": ((),),
 }
 
 
