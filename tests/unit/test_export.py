@@ -30,7 +30,15 @@ from clearsight.jobs.push import PushConfig, push
 from clearsight.models.load import load_model
 from clearsight.models.prompts import Rule, Template, get_template
 from clearsight.pooling import poolings
-from clearsight.repair import Centre, Chain, PerGroup, RemoveTopComponents, SelfAlign, ShrinkageZCA
+from clearsight.repair import (
+    Centre,
+    Chain,
+    PerGroup,
+    RemoveTopComponents,
+    SelfAlign,
+    ShrinkageZCA,
+    save_repair,
+)
 from clearsight.types import Embeddings
 from families.build import BUILDERS
 
@@ -267,6 +275,21 @@ def test_a_broken_description_is_said(tiny: Any, tmp_path: Path) -> None:
     (folder / EXPORT).write_text("{}")
     with pytest.raises(DataError, match="does not describe"):
         read_facts(folder)
+
+
+def test_a_repair_of_another_model_is_refused(rows: Embeddings, tmp_path: Path) -> None:
+    save_repair(tmp_path / "repair.safetensors", PerGroup(ShrinkageZCA()).fit(rows))
+    with pytest.raises(DataError, match="width 8; the model's have 192"):
+        export(ExportConfig("tiny", repair=tmp_path / "repair.safetensors", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_in_the_form_of_a_release_is_refused(tmp_path: Path) -> None:
+    source = BUILDERS["qwen2_vl"](tmp_path / "model")
+    for remote in (False, True):
+        config = ExportConfig(str(source), prompt="plain@vlm2vec", out=tmp_path / "out", remote_code=remote)
+        with pytest.raises(UsageError, match="form 'vlm2vec'"):
+            export(config)
 
 
 # From a run

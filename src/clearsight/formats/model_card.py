@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clearsight.formats.cross_encoder import PairJudge
     from clearsight.formats.sentence_transformers import Plan, Retriever
     from clearsight.types import Score
 
+_NEEDS = "sentence-transformers 6.2 or newer, and torchvision where the model's processor asks for it."
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -114,12 +116,11 @@ def _usage(facts: CardFacts) -> str:
         ),
         "print(model.similarity(queries, documents))",
     ]
-    needs = "sentence-transformers 6.2 or newer, and torchvision where the model's processor asks for it."
     code = "\n".join(lines)
     remote = ""
     if facts.remote:
         remote = "\n\nIt runs `clearsight_modules.py` of this folder, because: " + " ".join(facts.reasons)
-    return f"## Use\n\n```python\n{code}\n```\n\nNeeds {needs}{remote}"
+    return f"## Use\n\n```python\n{code}\n```\n\nNeeds {_NEEDS}{remote}"
 
 
 def _made(facts: CardFacts) -> str:
@@ -158,3 +159,41 @@ def _scores(facts: CardFacts) -> str:
 
 def _limits(facts: CardFacts) -> str:
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in facts.limits)
+
+
+def reranker_card(judge: PairJudge, plan: Plan) -> str:
+    """README.md of a reranker: metadata and text."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base, scorer = judge.loaded.name, judge.scorer
+    known: dict[str, Any] = {"base_model": base} if _HUB_ID.fullmatch(base) else {}
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="text-ranking",
+        tags=["sentence-transformers", "cross-encoder", "reranker", "clearsight", "multimodal"],
+        **known,
+    )
+    words = ", ".join(f"`{word}`" for word in scorer.form.words.words)
+    rows = [
+        ("base model", f"{base}, revision {judge.loaded.revision}"),
+        ("score", f"{scorer.name}: the next token among {words}"),
+        ("wording", f"{scorer.phrasing.name} (in the chat template)"),
+        ("head, in float32", plan.folded[0]),
+    ]
+    parts = [
+        f"# A reranker made from {base}\n\nA generative model that judges pairs without training, written by "
+        "Clearsight. Each side is a text, an image, or both.",
+        f"## Use\n\n```python\n{_RERANK}\n```\n\nNeeds {_NEEDS}",
+        "## How it was made\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows),
+        "## Limits\n\n" + "\n".join(f"* {limit}" for limit in plan.limits),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+_RERANK = """\
+from PIL import Image
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("FOLDER")
+images = [Image.open("first.jpg"), Image.open("second.jpg")]
+print(model.rank("a red square above a circle", images))"""

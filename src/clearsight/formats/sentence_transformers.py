@@ -127,7 +127,8 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
     folder = Modules(remote=bool(reasons))
     folder.add("", "Transformer", {"sentence_bert_config.json": transformer})
     if not contrastive:
-        folder.add("Pooling", "Pooling", {"config.json": _pooling(retriever)})
+        mode = STOCK_POOLINGS[retriever.pooling.positions]
+        folder.add("Pooling", "Pooling", {"config.json": pooling_settings(retriever.loaded, mode)})
     folder.heads(heads)
     files = dict(folder.files)
     files["modules.json"] = folder.modules
@@ -136,7 +137,7 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
         "similarity_fn_name": "cosine",
         **_prompts(retriever, remote=bool(reasons)),
     }
-    mixed = bool(reasons) or not (contrastive or _needs_an_image(retriever.loaded))
+    mixed = bool(reasons) or not (contrastive or needs_an_image(retriever.loaded))
     fused = not contrastive or bool(reasons)
     notes = _notes(retriever, heads, mixed)
     return Plan(
@@ -147,7 +148,7 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
         tensors=folder.tensors,
         limits=(*_limits(retriever), *notes),
         notes=tuple(notes),
-        mixed_batches=mixed and not _needs_an_image(retriever.loaded),
+        mixed_batches=mixed and not needs_an_image(retriever.loaded),
         modalities=("text", "image", "image+text") if fused else ("text", "image"),
         folded=tuple(_folded(heads)),
     )
@@ -185,14 +186,16 @@ def _not_stock(retriever: Retriever, heads: Heads) -> list[str]:
 def _not_even_remote(retriever: Retriever) -> list[str]:
     loaded = retriever.loaded
     reasons = []
+    if retriever.template.form != "chat":
+        reasons.append(f"A prompt in the form '{retriever.template.form}' is worded by code of its own.")
     if loaded.kind == "generative" and own_chat_template(loaded) is None:
         reasons.append(f"The family '{loaded.family.name}' words its inputs by code of its own.")
-    if PROMPT in retriever.pooling.leaves_out and _needs_an_image(loaded):
+    if PROMPT in retriever.pooling.leaves_out and needs_an_image(loaded):
         reasons.append(f"The processor of '{loaded.family.name}' rewrites texts, which hides prompt tokens.")
     return reasons
 
 
-def _needs_an_image(loaded: LoadedModel) -> bool:
+def needs_an_image(loaded: LoadedModel) -> bool:
     """Whether the processor takes no text alone (PaliGemma): then one batch cannot mix modalities."""
     from clearsight.models.wording import paligemma_layout
 
@@ -243,7 +246,7 @@ def _generative(retriever: Retriever, remote: bool) -> tuple[dict[str, Any], dic
         },
         "module_output_name": "token_embeddings",
     }
-    processing = _processing(loaded, template)
+    processing = processing_kwargs(loaded, template)
     if processing:
         settings["processing_kwargs"] = processing
     if remote:
@@ -251,7 +254,8 @@ def _generative(retriever: Retriever, remote: bool) -> tuple[dict[str, Any], dic
     return settings, {"chat_template.jinja": template}
 
 
-def _processing(loaded: LoadedModel, template: str) -> dict[str, Any]:
+def processing_kwargs(loaded: LoadedModel, template: str) -> dict[str, Any]:
+    """What the folder's processor must be told at each call."""
     processor = type(loaded.processor)
     processing: dict[str, Any] = {}
     if "chat_template" not in inspect.signature(processor.__init__).parameters:
@@ -324,11 +328,10 @@ def _remote_settings(retriever: Retriever) -> dict[str, Any]:
     return settings
 
 
-def _pooling(retriever: Retriever) -> dict[str, Any]:
+def pooling_settings(loaded: LoadedModel, mode: str) -> dict[str, Any]:
     """The older names of the keys: every version reads them, other servers too."""
-    mode = STOCK_POOLINGS[retriever.pooling.positions]
     return {
-        "word_embedding_dimension": int(retriever.loaded.model.config.get_text_config().hidden_size),
+        "word_embedding_dimension": int(loaded.model.config.get_text_config().hidden_size),
         "pooling_mode_cls_token": False,
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_tokens": mode == "mean",
@@ -376,7 +379,7 @@ def _notes(retriever: Retriever, heads: Heads, mixed: bool) -> list[str]:
     notes = []
     if not mixed:
         notes.append("Texts and images go in calls of their own: one batch cannot hold both.")
-    elif _needs_an_image(retriever.loaded):
+    elif needs_an_image(retriever.loaded):
         notes.append("Texts alone and items with an image go in calls of their own (its processor).")
     if heads.by == "role":
         notes.append(

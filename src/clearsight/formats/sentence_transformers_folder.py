@@ -12,7 +12,7 @@ from dataclasses import asdict
 from hashlib import blake2b, file_digest
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -23,7 +23,8 @@ from clearsight.files import to_json
 from clearsight.formats.sentence_transformers import Plan, Retriever
 from clearsight.formats.sentence_transformers_modules import REMOTE_FILE
 from clearsight.models.folder import find_folder
-from clearsight.repair import save_repair
+from clearsight.models.load import LoadedModel
+from clearsight.repair import PerGroup, Repair, save_repair
 
 OURS = "clearsight"
 EXPORT = f"{OURS}/export.json"
@@ -37,9 +38,18 @@ TYPED = ["input_ids", "token_type_ids", "attention_mask"]
 _TEMPLATES = ("chat_template.json", "chat_template.jinja")
 
 
+class Exported(Protocol):
+    """What a folder is made from: a `Retriever`, or a `PairJudge`."""
+
+    @property
+    def loaded(self) -> LoadedModel: ...
+    @property
+    def repair(self) -> PerGroup | Repair | None: ...
+
+
 def write_export(
     folder: str | os.PathLike[str],
-    retriever: Retriever,
+    retriever: Exported,
     plan: Plan,
     *,
     facts: Mapping[str, Any],
@@ -165,7 +175,7 @@ def _swapped(place: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _copy_base(retriever: Retriever, new: Path, *, remote: bool) -> None:
+def _copy_base(retriever: Exported, new: Path, *, remote: bool) -> None:
     loaded = retriever.loaded
     adapter = loaded.adapter
     source = find_folder(loaded.name if adapter is None else adapter.base)

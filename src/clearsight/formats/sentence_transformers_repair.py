@@ -42,6 +42,12 @@ class Heads:
     layers: Mapping[str, Layers]
 
     @property
+    def takes(self) -> int | None:
+        """Width of the rows that are repaired; None where nothing is done with them."""
+        first = next(iter(self.layers.values()))
+        return first[0].affine.matrix_DE.shape[0] if first else None
+
+    @property
     def width(self) -> int | None:
         """Width of the repaired rows; None where nothing changes it."""
         last = next(iter(self.layers.values()))

@@ -72,7 +72,7 @@ _PLAIN = """\
 
 # With an image, PaliGemma's processor itself adds bos after it and the newline; it takes no texts alone.
 _PALIGEMMA = """\
-{%- if item.image -%}{{- IMAGE -}}{%- else -%}{{- BOS -}}{%- endif -%}
+{%- if item.image -%}{{- IMAGE * item.image -}}{%- else -%}{{- BOS -}}{%- endif -%}
 {%- for message in messages -%}{%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}
 {%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
 {%- endfor -%}
@@ -93,7 +93,7 @@ def own_chat_template(loaded: LoadedModel) -> str | None:
     if text is None:
         return None
     image = "" if loaded.images is None else loaded.images.token
-    return text.replace("IMAGE", _literal(image)).replace("BOS", _literal(loaded.tokenizer.bos_token or ""))
+    return text.replace("IMAGE", literal(image)).replace("BOS", literal(loaded.tokenizer.bos_token or ""))
 
 
 def chat_template(
@@ -129,7 +129,7 @@ def _rules(template: Template, counterparts: Mapping[Role, Modality | None]) -> 
         lines.append(f"{{%- {'elif' if place else 'if'} {_condition(rule, counterparts)} -%}}\n")
         lines += [f"{{%- set rule.{name} = {value} -%}}\n" for name, value in _settings(rule).items()]
     refusal = f"The prompt '{template.name}' has no rule for this item."
-    lines.append(f"{{%- else -%}}{{{{- raise_exception({_literal(refusal)}) -}}}}{{%- endif -%}}\n")
+    lines.append(f"{{%- else -%}}{{{{- raise_exception({literal(refusal)}) -}}}}{{%- endif -%}}\n")
     return "".join(lines)
 
 
@@ -144,19 +144,19 @@ def _condition(rule: Rule, counterparts: Mapping[Role, Modality | None]) -> str:
     if len(roles) < len(counterparts):
         tests.append({"query": "item.query", "candidate": "not item.query"}[roles[0]] if roles else "false")
     if rule.modality:
-        tests.append(f"modality in [{', '.join(map(_literal, rule.modality))}]")
+        tests.append(f"modality in [{', '.join(map(literal, rule.modality))}]")
     return " and ".join(tests) or "true"
 
 
 def _settings(rule: Rule) -> dict[str, str]:
     values = {name: getattr(rule, name) for name in ("system", "before", "after")}
-    settings = {name: _literal(text) for name, text in values.items() if text}
+    settings = {name: literal(text) for name, text in values.items() if text}
     if rule.instruction:
         lead, _, close = rule.instruction.partition("{instruction}")
-        settings |= {"instruction": "true", "lead": _literal(lead), "close": _literal(close)}
+        settings |= {"instruction": "true", "lead": literal(lead), "close": literal(close)}
     return settings
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A string as Jinja writes it: JSON's escapes are among those it reads."""
     return json.dumps(text, ensure_ascii=False)

@@ -11,13 +11,16 @@ from clearsight.errors import DataError, UsageError
 from clearsight.jobs.ui import Quiet, Ui
 
 if TYPE_CHECKING:
+    from clearsight.formats.sentence_transformers import Plan
+    from clearsight.models.encoder import Encoder
+    from clearsight.repair import PerGroup
     from clearsight.run import Run
     from clearsight.types import Modality
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Save a retriever as a folder that sentence-transformers opens without code of ours.
+    """Save a retriever, or a reranker, as a folder that sentence-transformers opens without code of ours.
 
     Give a MODEL and what was chosen for it, or --run and --recipe: a run of `clearsight evaluate`, which
     knows its model, prompt, pooling and repairs.
@@ -34,6 +37,9 @@ class ExportConfig:
     run: Annotated[Path | None, "a run of `clearsight evaluate` to take all of this from"] = None
     recipe: Annotated[str | None, "which of the run's repairs, such as realign or self_aligned"] = None
     task: Annotated[str | None, "which of the run's tasks, where it has several"] = None
+    scorer: Annotated[
+        str | None, "a reranker instead (CrossEncoder): p_true or number; --prompt is then its wording"
+    ] = None
     queries: Annotated[
         Literal["text", "image", "image+text"] | None, "the one modality of queries, where they have one"
     ] = None
@@ -99,10 +105,15 @@ def export(config: ExportConfig, ui: Ui | None = None) -> ExportResult:
     from clearsight.repair import load_repair
 
     ui = ui or Quiet()
+    if config.scorer is not None:
+        from clearsight.jobs.export_reranker import export_reranker
+
+        return export_reranker(config, config.scorer, ui)
     chosen = _chosen(config)
     repair = None if chosen.repair is None else load_repair(chosen.repair)
     loaded = load_model(chosen.model, device="cpu", trust_remote_code=config.trust_remote_code)
     encoder = Encoder(loaded, prompt=chosen.prompt, pooling=chosen.pooling, layer=config.layer)
+    _check_width(encoder, repair, chosen)
     retriever = Retriever(
         loaded,
         encoder.template,
@@ -117,12 +128,35 @@ def export(config: ExportConfig, ui: Ui | None = None) -> ExportResult:
     facts["outcome"] = chosen.outcome
     card = model_card(CardFacts.of(retriever, plan, chosen.task, chosen.scores))
     write_export(config.out, retriever, plan, facts=facts, card=card, overwrite=config.overwrite)
+    return told(config, plan, str(config.run or chosen.model), ui)
+
+
+def _check_width(encoder: Encoder, repair: PerGroup | None, chosen: _Chosen) -> None:
+    """Raises:
+    DataError: the repair was fitted on vectors of another width.
+    """
+    from clearsight.formats.sentence_transformers_repair import heads_of
+    from clearsight.types import Item
+
+    if repair is None:
+        return
+    takes, gives = heads_of(repair).takes, encoder.embed([Item("probe", text="a")]).width
+    if takes not in (None, gives):
+        raise DataError(
+            f"This repair was fitted on vectors of width {takes}; the model's have {gives}.",
+            where=str(chosen.repair),
+            do="Give the repair of this very model, prompt and pooling.",
+        )
+
+
+def told(config: ExportConfig, plan: Plan, origin: str, ui: Ui) -> ExportResult:
+    """Says what was written, and what next."""
     for note in plan.notes:
         ui.say(f"note: {note}")
     form = "stock" if plan.form == "stock" else "with code (trust_remote_code=True)"
     ui.say(f"A folder for sentence-transformers, {form}: {config.out}")
     ui.say("How to use it, and its limits: README.md in it.")
-    ui.say(f"Prove it: clearsight verify {config.out} --against {config.run or chosen.model}")
+    ui.say(f"Prove it: clearsight verify {config.out} --against {origin}")
     return ExportResult(config.out, plan.form, plan.reasons, plan.limits)
 
 

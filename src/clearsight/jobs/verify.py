@@ -30,8 +30,8 @@ MOST_ALIKE = 0.99
 class VerifyConfig:
     """Prove a folder: the same vectors in a fresh process, alone or in a batch, and against its origin.
 
-    The folder is one that `clearsight export` wrote, any other of sentence-transformers, or a model, which is
-    then embedded by Clearsight. The exit code is 1 if a check fails.
+    The folder is one that `clearsight export` wrote, any other of sentence-transformers (a retriever or a
+    reranker), or a model, which is then embedded by Clearsight. The exit code is 1 if a check fails.
     """
 
     folder: Annotated[str, "an exported folder, or a model"] = field(metadata={"positional": True})
@@ -100,15 +100,17 @@ def verify(config: VerifyConfig, ui: Ui | None = None) -> VerifyResult:
         ModelError: the folder cannot be opened.
         DataError: the items cannot be read, or there are too few.
     """
-    from clearsight.jobs.verify_folder import folder_checks
+    from clearsight.jobs.verify_folder import folder_checks, is_reranker
     from clearsight.jobs.verify_model import model_checks
+    from clearsight.jobs.verify_reranker import reranker_checks
 
     ui = ui or Quiet()
     items = _items(config)
     stock = (Path(config.folder) / "modules.json").is_file()
     if config.against is not None and not stock:
         raise UsageError("Only a folder is held against its origin.", where="--against", do="Leave it out.")
-    checks = (folder_checks if stock else model_checks)(config, items, ui)
+    of_folder = reranker_checks if is_reranker(config.folder) else folder_checks
+    checks = (of_folder if stock else model_checks)(config, items, ui)
     result = VerifyResult(config.folder, tuple(checks))
     if stock:
         _record(config, result)

@@ -32,13 +32,15 @@ class Session:
     """Embeddings of the items by a fresh process each time it runs.
 
     Attributes:
-        groups: positions that may share a batch.
+        groups: positions, of items or of pairs, that may share a batch.
+        pairs: positions of a query and of a document each, where a reranker is asked.
     """
 
     config: VerifyConfig
     items: Sequence[Item]
     groups: Sequence[Sequence[int]]
     place: Path
+    pairs: Sequence[tuple[int, int]] = ()
     _jobs: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(
@@ -67,6 +69,7 @@ class Session:
         text = {
             "folder": str(Path(self.config.folder).resolve()),
             "items": self._rows(),
+            "pairs": list(self.pairs),
             "jobs": jobs,
             "trust_remote_code": self.config.trust_remote_code,
         }
@@ -99,6 +102,16 @@ class Session:
         if not file.is_file():
             open_image(item.image, item_id=item.id).save(file)
         return str(file)
+
+
+def is_reranker(folder: str) -> bool:
+    """Whether the folder's settings say CrossEncoder."""
+    file = Path(folder) / "config_sentence_transformers.json"
+    try:
+        settings = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
+        return False  # the library will say what is wrong with it
+    return isinstance(settings, dict) and settings.get("model_type") == "CrossEncoder"
 
 
 def folder_checks(config: VerifyConfig, items: Sequence[Item], ui: Ui) -> list[Check]:

@@ -6,6 +6,9 @@ The request: {"folder", "items": [{"text", "image"}], "jobs": [{"out", "method",
 "trust_remote_code"}; `image` is a path, `method` one of encode, encode_query, encode_document, `batches`
 lists of positions that go together, `dtype` the dtype to load in (null: the folder's own). `out` gets the
 vectors, float32, one row for each item, as .npy.
+
+A reranker has the request "pairs": [[query, document]], positions of items; `method` is predict, `batches`
+lists of positions of pairs, and `out` gets one score for each pair.
 """
 
 from __future__ import annotations
@@ -48,23 +51,47 @@ def encode(model: Any, items: list[Any], method: str, batches: list[list[int]]) 
     return np.stack([rows[place] for place in range(len(items))])
 
 
+def predict(model: Any, pairs: list[Any], batches: list[list[int]]) -> Any:
+    """float32 scores (P,), batch by batch."""
+    import numpy as np
+
+    scores: dict[int, float] = {}
+    for batch in batches:
+        found = model.predict(
+            [pairs[place] for place in batch], batch_size=len(batch), show_progress_bar=False
+        )
+        scores.update(zip(batch, found.tolist(), strict=True))
+    return np.array([scores[place] for place in range(len(pairs))], np.float32)
+
+
 def main(request_file: str) -> None:
     import numpy as np
-    from sentence_transformers import SentenceTransformer
 
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     items = open_items(request["items"])
+    pairs = [(items[query], items[document]) for query, document in request.get("pairs", [])]
     models: dict[Any, Any] = {}
     for job in request["jobs"]:
         if job["dtype"] not in models:
-            models[job["dtype"]] = SentenceTransformer(
+            models[job["dtype"]] = kind_of(pairs)(
                 request["folder"],
                 device="cpu",
                 local_files_only=True,
                 trust_remote_code=request["trust_remote_code"],
                 model_kwargs={} if job["dtype"] is None else {"dtype": job["dtype"]},
             )
-        np.save(job["out"], encode(models[job["dtype"]], items, job["method"], job["batches"]))
+        model = models[job["dtype"]]
+        if pairs:
+            np.save(job["out"], predict(model, pairs, job["batches"]))
+        else:
+            np.save(job["out"], encode(model, items, job["method"], job["batches"]))
+
+
+def kind_of(pairs: list[Any]) -> Any:
+    """The class that opens the folder."""
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    return CrossEncoder if pairs else SentenceTransformer
 
 
 if __name__ == "__main__":
