@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clearsight.mining import mine_pairs
-from clearsight.mining.cosines import fixed
+from clearsight.mining.cosines import measured
 from clearsight.mining.found import name_clusters
 from clearsight.mining.pairs import TrainingPairs
 from clearsight.mining.saha import PAPER, RELEASE, WHOLE, saha
@@ -17,7 +17,8 @@ from clearsight.types import Embeddings
 
 def cosines(left, right):
     """Exact ones, rounded once."""
-    return (fixed(left).astype(np.float64) @ fixed(right).astype(np.float64).T * 2.0**-52).astype(np.float32)
+    left_LD, right_RD = (measured(rows).fixed(slice(None)).numpy() for rows in (left, right))
+    return (left_LD @ right_RD.T * 2.0**-52).astype(np.float32)
 
 
 class Straight:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import UsageError
-from clearsight.mining.cosines import fixed, listed
+from clearsight.mining.cosines import listed, measured
 from clearsight.mining.found import Found
 from clearsight.mining.pairs import Rows, Table, TrainingPairs
 from clearsight.mining.search import ExactSearch, Search
@@ -55,7 +55,7 @@ def in_batch(pairs: TrainingPairs, queries: RowSource, negatives: int = 7, *, se
 
 
 def _between(queries: RowSource, anchor_G: Rows, cluster_N: Rows, query_N: Rows) -> NDArray[np.float32]:
-    left, right = fixed(queries.take(anchor_G).rows_ND), fixed(queries.take(query_N).rows_ND)
+    left, right = measured(queries.take(anchor_G).rows_ND), measured(queries.take(query_N).rows_ND)
     return listed(left, right, cluster_N, np.arange(len(query_N)))
 
 
@@ -171,8 +171,8 @@ def _own(pairs: TrainingPairs, queries: Embeddings, candidates: RowSource, at_B:
     """The cosine of each query with its own positive."""
     place_B = np.searchsorted(pairs.distinct, pairs.first_C[pairs.positive_Q[at_B]])
     places, where_B = np.unique(place_B, return_inverse=True)
-    right = fixed(candidates.take(places).rows_ND)
-    return listed(fixed(queries.rows_ND), right, np.arange(len(at_B)), where_B)
+    right = measured(candidates.take(places).rows_ND)
+    return listed(measured(queries.rows_ND), right, np.arange(len(at_B)), where_B)
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.metrics.statistics import bootstrap_interval
-from clearsight.mining.cosines import fixed, listed
+from clearsight.mining.cosines import listed, measured
 from clearsight.mining.found import Found
 from clearsight.mining.pairs import Rows, TrainingPairs
 from clearsight.types import RowSource
@@ -110,7 +110,7 @@ def _hardness(
         part = slice(start, start + BLOCK)
         left, left_N = np.unique(anchor_N[part], return_inverse=True)
         right, right_N = np.unique(place_N[part], return_inverse=True)
-        sides = (fixed(queries.take(left).rows_ND), fixed(candidates.take(right).rows_ND))
+        sides = (measured(queries.take(left).rows_ND), measured(candidates.take(right).rows_ND))
         total += float(listed(*sides, left_N, right_N).sum(dtype=np.float64))
     return total / len(anchor_N)
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.mining.cosines import fixed, listed
+from clearsight.mining.cosines import listed, measured
 from clearsight.mining.found import Found
 from clearsight.mining.pairs import Rows, TrainingPairs
 from clearsight.mining.search import Search
@@ -188,11 +188,11 @@ class _Run:
         anchor_E = np.repeat(
             np.repeat(np.arange(len(anchor_B)), np.diff(slots.slot_B1)), np.diff(slots.entry_S1)
         )
-        left_BD = fixed(self.queries.take(anchor_B).rows_ND)
+        left_BD = measured(self.queries.take(anchor_B).rows_ND)
         owner_O, place_E = np.unique(slots.owner_E, return_inverse=True)
         cosine_E = slots.cosine_E
         for start in range(0, len(owner_O), self.block):
-            right_OD = fixed(self.queries.take(owner_O[start : start + self.block]).rows_ND)
+            right_OD = measured(self.queries.take(owner_O[start : start + self.block]).rows_ND)
             here_E = np.flatnonzero((place_E >= start) & (place_E < start + self.block))
             cosine_E[here_E] = listed(left_BD, right_OD, anchor_E[here_E], place_E[here_E] - start)
         return cosine_E

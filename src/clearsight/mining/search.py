@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import UsageError
 from clearsight.types import Embeddings, RowSource
+
+if TYPE_CHECKING:
+    from clearsight.ranking import Prepared
 
 SearchName: TypeAlias = Literal["exact", "approximate"]
 SAMPLE = 256
@@ -33,7 +37,7 @@ class Search(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ExactSearch:
     """Every candidate is compared; equal scores are ordered by row. See `clearsight.ranking.rank`."""
 
@@ -44,10 +48,14 @@ class ExactSearch:
     def facts(self) -> Mapping[str, Any]:
         return {"search": "exact"}
 
-    def nearest(self, queries: Embeddings, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        from clearsight.ranking import rank
+    @cached_property
+    def _prepared(self) -> Prepared:
+        from clearsight.ranking import Prepared
 
-        found = rank(queries, self.candidates, depth, device=self.device)
+        return Prepared(self.candidates, device=self.device)
+
+    def nearest(self, queries: Embeddings, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found = self._prepared.rank(queries, depth)
         return found.rows_QK, found.scores_QK
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.mining.compiled import compiled
+from clearsight.ranking.compiled import compiled
 
 Rows = NDArray[np.int64]
 

@@ -1,5 +1,5 @@
-"""Exact, reproducible ranking: `rank`."""
+"""Exact, reproducible ranking: `rank`, and `Prepared` candidates for more than one of them."""
 
-from clearsight.ranking.rank import rank
+from clearsight.ranking.rank import Prepared, rank
 
-__all__ = ["rank"]
+__all__ = ["Prepared", "rank"]

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clearsight.errors import DataError
-from clearsight.ranking.fixed import CHUNK_ELEMENTS, Rows, lengths, listed_scores, to_fixed, to_scores
+from clearsight.ranking.fixed import (
+    CHUNK_ELEMENTS,
+    Rows,
+    lengths,
+    listed_scores,
+    pair_products,
+    to_fixed,
+    to_scores,
+)
 from clearsight.types import Embeddings, RowSource
 
 LENGTH_TOLERANCE = 1e-6
@@ -198,17 +206,27 @@ class Streamed:
         row_U, which_P = torch.unique(row_P, return_inverse=True)
         order_P = which_P.argsort()
         end_U = torch.bincount(which_P, minlength=len(row_U)).cumsum(0)
-        step = max(1, CHUNK_ELEMENTS // self.width)
         first_pair = first = 0
         for part in self._ahead((rows.numpy() for rows in torch.split(row_U, LISTED_ROWS)), screened=False):
             end_pair = int(end_U[first + len(part) - 1])
-            for at_P in torch.split(order_P[first_pair:end_pair], step):
-                place_P, query_of_P = which_P[at_P] - first, query_P[at_P]
-                exact_P = (part.fixed_ND[place_P.to(self.device)] * queries.fixed(query_of_P)).sum(1)
-                length_P1 = part.length_N[place_P].unsqueeze(1)
-                score_P[at_P] = to_scores(exact_P.unsqueeze(1), queries, query_of_P, length_P1).cpu()[:, 0]
+            at_P = order_P[first_pair:end_pair]
+            score_P[at_P] = self._scores_of(part, which_P[at_P] - first, queries, query_P[at_P])
             first, first_pair = first + len(part), end_pair
         return score_P
+
+    def _scores_of(self, part: Part, place_P: Tensor, queries: Rows, query_P: Tensor) -> Tensor:
+        """Of candidates of the part, each with its own query."""
+        length_P1 = part.length_N[place_P].unsqueeze(1)
+        if self.device.type == "cpu":
+            rows = Rows(part.raw_ND, part.length_N, self.cosine, self.device)
+            exact_P = pair_products(rows, place_P, queries, query_P)
+        else:
+            step = max(1, CHUNK_ELEMENTS // self.width)
+            chunks = zip(torch.split(place_P, step), torch.split(query_P, step), strict=True)
+            exact_P = torch.cat(
+                [(part.fixed_ND[at.to(self.device)] * queries.fixed(q)).sum(1) for at, q in chunks]
+            )
+        return to_scores(exact_P.unsqueeze(1), queries, query_P, length_P1).cpu()[:, 0]
 
     def _ahead(self, indices: Iterable[NDArray[np.int64]], screened: bool) -> Iterator[Part]:
         waiting: deque[Future[Part]] = deque()

@@ -8,13 +8,16 @@ sum of products stays below 2^53: all of them are float64 numbers, so the sum is
 BLAS, on any device. (Ozaki, Ogita, Oishi & Rump 2012, "Error-free transformations of matrix multiplication",
 use the same argument.) The rounding moves a cosine by about 6e-9, a tenth of a float32 step at 1.
 
-Legend: N rows, D width, B queries of a block, P candidates listed for a query.
+Legend: N rows, D width, B queries of a block, P candidates listed for a query, or pairs;
+L left and R right rows.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +25,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clearsight.errors import DataError
+from clearsight.ranking.compiled import compiled, spread
 
 UNIT = 2.0**26
 CHUNK_ELEMENTS = 1 << 16
 """Elements turned to float64 at a time: half a megabyte, which stays in the cache."""
+SERIAL_ELEMENTS = (1 << 15) - 1
+"""Below 2^15 elements torch calls no second thread: on busy cores meeting it costs more than the work."""
+PIECE_ELEMENTS = 1 << 21
+"""Elements of listed pairs that one thread takes at a time: about a millisecond."""
 
 Index = slice | Tensor
 
@@ -74,8 +82,8 @@ class Rows:
 
 def lengths(raw_ND: Tensor, *, normalize: bool) -> Tensor:
     """What rows are divided by (see `Rows.length_N`); the same bits however the rows are cut into blocks."""
-    step = max(1, CHUNK_ELEMENTS // raw_ND.shape[1])
-    parts = [raw_ND[i : i + step] for i in range(0, len(raw_ND), step)]
+    step = max(1, SERIAL_ELEMENTS // raw_ND.shape[1])
+    parts = [raw_ND[i : i + step] for i in range(0, max(1, len(raw_ND)), step)]
     length_N = torch.cat([torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in parts])
     if not normalize:
         length_N = torch.ldexp(torch.ones_like(length_N), torch.frexp(length_N).exponent)
@@ -106,18 +114,77 @@ def listed_scores(queries: Rows, at_B: Tensor, candidates: Rows, rows_BP: Tensor
     """float32 scores (B, P), on the host, of each query `at_B` with its own candidates `rows_BP`."""
     if rows_BP.numel() == 0:
         return torch.zeros(rows_BP.shape)
+    if candidates.device.type == "cpu":
+        query_P = at_B.repeat_interleave(rows_BP.shape[1])
+        exact_BP = pair_products(queries, query_P, candidates, rows_BP.reshape(-1)).view(rows_BP.shape)
+    else:
+        exact_BP = listed_products(queries, at_B, candidates, rows_BP)
+    return to_scores(exact_BP, queries, at_B, candidates.length_N[rows_BP]).cpu()
+
+
+def listed_products(queries: Rows, at_B: Tensor, candidates: Rows, rows_BP: Tensor) -> Tensor:
+    """Exact products (B, P) by matrix products, on any device; B and P at least 1."""
     step = max(1, CHUNK_ELEMENTS // (rows_BP.shape[1] * queries.width))
     parts = []
     for i in range(0, len(at_B), step):
-        query_B, row_BP = at_B[i : i + step], rows_BP[i : i + step]
+        row_BP = rows_BP[i : i + step]
         right_BPD = candidates.fixed(row_BP.reshape(-1)).view(*row_BP.shape, queries.width)
-        left_BD = queries.fixed(query_B)
+        left_BD = queries.fixed(at_B[i : i + step])
         if row_BP.shape[1] == 1:
-            exact_BP = right_BPD[:, 0].mul_(left_BD).sum(1, keepdim=True)
+            parts.append(right_BPD[:, 0].mul_(left_BD).sum(1, keepdim=True))
         else:
-            exact_BP = torch.bmm(right_BPD, left_BD.unsqueeze(2)).squeeze(2)
-        parts.append(to_scores(exact_BP, queries, query_B, candidates.length_N[row_BP]).cpu())
+            parts.append(torch.bmm(right_BPD, left_BD.unsqueeze(2)).squeeze(2))
     return torch.cat(parts)
+
+
+def pair_products(left: Rows, left_P: Tensor, right: Rows, right_P: Tensor) -> Tensor:
+    """Exact products of pairs of rows on the host, compiled: no row is copied.
+
+    A left row is turned to fixed point once for all pairs with it that follow each other.
+    """
+    raw_LD, length_L, at_left_P = left.raw_ND.numpy(), left.length_N.numpy(), left_P.contiguous().numpy()
+    raw_RD, length_R, at_right_P = right.raw_ND.numpy(), right.length_N.numpy(), right_P.contiguous().numpy()
+    product_P = np.empty(len(at_left_P))
+    kernel = _kernel()
+
+    def work(first: int, last: int) -> None:
+        at_left, at_right = at_left_P[first:last], at_right_P[first:last]
+        # The factors come from outside: where sums may be reordered, so may a division in front of them.
+        factor_left, factor_right = UNIT / length_L[at_left], UNIT / length_R[at_right]
+        kernel(raw_LD, at_left, factor_left, raw_RD, at_right, factor_right, product_P[first:last])
+
+    spread(work, len(product_P), max(1, PIECE_ELEMENTS // left.width))
+    return torch.from_numpy(product_P)
+
+
+@cache
+def _kernel() -> Any:
+    return compiled(_products, any_order=True)
+
+
+def _products(
+    raw_LD: Any,
+    left_P: Any,
+    left_factor_P: Any,
+    raw_RD: Any,
+    right_P: Any,
+    right_factor_P: Any,
+    product_P: Any,
+) -> None:
+    width = raw_LD.shape[1]
+    left_D = np.empty(width, dtype=np.float64)
+    before = -1
+    for p in range(len(left_P)):
+        if left_P[p] != before:
+            before = left_P[p]
+            raw_D, factor = raw_LD[before], left_factor_P[p]
+            for d in range(width):
+                left_D[d] = np.rint(np.float64(raw_D[d]) * factor)
+        raw_D, factor = raw_RD[right_P[p]], right_factor_P[p]
+        total = 0.0
+        for d in range(width):
+            total += left_D[d] * np.rint(np.float64(raw_D[d]) * factor)
+        product_P[p] = total
 
 
 def to_scores(exact_BN: Tensor, queries: Rows, at_B: Index, length_N: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from clearsight.errors import UsageError
 from clearsight.ranking.best import from_keys
-from clearsight.ranking.candidates import open_candidates
+from clearsight.ranking.candidates import Candidates, open_candidates
 from clearsight.ranking.fixed import Rows, check_range
 from clearsight.ranking.inputs import Inputs, read_inputs
 from clearsight.ranking.passes import Job, rank_small, rank_together
@@ -19,6 +21,7 @@ SHARED_POOL = 16
 """A pool common to so many queries is ranked as a matrix product, a rarer one pair by pair."""
 LONG_POOL = 4096
 """A pool longer than this is ranked in blocks even for one query: memory stays bounded."""
+BLOCK = (1024, 4096)
 
 
 def rank(
@@ -31,7 +34,7 @@ def rank(
     excluded: Mapping[str, Sequence[str]] | None = None,
     normalize: bool = True,
     device: str | torch.device | None = None,
-    block: tuple[int, int] = (1024, 4096),
+    block: tuple[int, int] = BLOCK,
 ) -> Ranking:
     """Rank candidates for every query by cosine (or inner product), exactly and reproducibly.
 
@@ -59,35 +62,69 @@ def rank(
             query of `relevance`, `pools` or `excluded` among the queries, or (inner products) overflow.
         UsageError: `k` or a block below 1.
     """
-    asked = read_inputs(queries, candidates, k, relevance, pools, excluded)
-    if min(block) < 1:
-        raise UsageError(f"The block is {block}.", where="block", do="Give two sizes of at least 1.")
-    place = torch.device(device or "cpu")
-    left = Rows.of(queries.rows_ND, normalize=normalize, device=place)
-    job = _ranked(left, candidates, k, asked, block)
-    scores_QK, rows_QK = from_keys(job.keys_QK)
-    return Ranking(
-        query_ids=queries.ids,
-        candidate_ids=candidates.ids,
-        rows_QK=rows_QK.numpy(),
-        scores_QK=scores_QK.numpy(),
-        pool_size_Q=asked.pool_size_Q,
-        tied_out_Q=job.tied_out_Q.numpy(),
-        relevant_query_R=asked.relevant[0],
-        relevant_row_R=asked.relevant[1],
-        above_R=job.above_R.numpy(),
-        equal_R=job.equal_R.numpy(),
-        relevant_score_R=job.relevant_score_R.numpy(),
-        counted=relevance is not None,
-    )
+    prepared = Prepared(candidates, normalize=normalize, device=device)
+    return prepared.rank(queries, k, relevance=relevance, pools=pools, excluded=excluded, block=block)
 
 
-def _ranked(left: Rows, candidates: RowSource, k: int, asked: Inputs, block: tuple[int, int]) -> Job:
-    right = open_candidates(candidates, normalize=left.cosine, device=left.device)
-    check_range(left, right.longest)
-    job = Job.of(left, right, asked, min(k, len(right)))
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Candidates that are ranked more than once: what is computed of their rows alone is computed once.
+
+    Nothing is read before the first ranking. Threads may not share one.
+
+    Attributes:
+        candidates, normalize, device: as `rank` takes them.
+    """
+
+    candidates: RowSource
+    normalize: bool = True
+    device: str | torch.device | None = None
+
+    @cached_property
+    def _opened(self) -> Candidates:
+        place = torch.device(self.device or "cpu")
+        return open_candidates(self.candidates, normalize=self.normalize, device=place)
+
+    def rank(
+        self,
+        queries: Embeddings,
+        k: int = 10,
+        *,
+        relevance: Relevance | None = None,
+        pools: Mapping[str, Sequence[str]] | None = None,
+        excluded: Mapping[str, Sequence[str]] | None = None,
+        block: tuple[int, int] = BLOCK,
+    ) -> Ranking:
+        """As the function `rank`, to the bit; same arguments, same errors."""
+        asked = read_inputs(queries, self.candidates, k, relevance, pools, excluded)
+        if min(block) < 1:
+            raise UsageError(f"The block is {block}.", where="block", do="Give two sizes of at least 1.")
+        right = self._opened
+        left = Rows.of(queries.rows_ND, normalize=right.cosine, device=right.device)
+        check_range(left, right.longest)
+        job = Job.of(left, right, asked, min(k, len(right)))
+        _rank_all(job, asked, block)
+        scores_QK, rows_QK = from_keys(job.keys_QK)
+        return Ranking(
+            query_ids=queries.ids,
+            candidate_ids=self.candidates.ids,
+            rows_QK=rows_QK.numpy(),
+            scores_QK=scores_QK.numpy(),
+            pool_size_Q=asked.pool_size_Q,
+            tied_out_Q=job.tied_out_Q.numpy(),
+            relevant_query_R=asked.relevant[0],
+            relevant_row_R=asked.relevant[1],
+            above_R=job.above_R.numpy(),
+            equal_R=job.equal_R.numpy(),
+            relevant_score_R=job.relevant_score_R.numpy(),
+            counted=relevance is not None,
+        )
+
+
+def _rank_all(job: Job, asked: Inputs, block: tuple[int, int]) -> None:
+    right = job.candidates
     small: list[int] = []
-    for pool, members in _by_pool(asked, len(left)):
+    for pool, members in _by_pool(asked, len(job.queries)):
         if pool is not None and len(members) < SHARED_POOL and len(pool) <= LONG_POOL:
             small.extend(members)
             continue
@@ -96,7 +133,6 @@ def _ranked(left: Rows, candidates: RowSource, k: int, asked: Inputs, block: tup
             rank_together(job, blocks[i : i + right.blocks_a_pass], pool, block[1])
     for at_B in _alike(small, asked, right.listed_elements // right.width, block[0] * right.blocks_a_pass):
         rank_small(job, at_B)
-    return job
 
 
 def _by_pool(asked: Inputs, queries: int) -> Iterator[tuple[Tensor | None, list[int]]]:
