@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,37 +88,33 @@ def per_query(encoder: Encoder, tasks: dict[str, Task], recipe: str | None = Non
     return found
 
 
-def mined(tasks: list[Task], options: Any, strategy: str, pool: int, seed: int) -> tuple[Clusters, float]:
-    """Clusters by the model before training, and the seconds that embedding and mining took."""
+@cache
+def embedded(prompt: str, pooling: str, n: int) -> tuple[list[Any], float]:
+    """Pairs and vectors of the training tasks by the untrained model, and the seconds: one pass for all
+    strategies, its time counted to each that uses it."""
     began = time.perf_counter()
-    encoder = Encoder.load("tiny", prompt=options.prompt, pooling=options.pooling)
-    parts = []
-    for task in tasks:
+    encoder = Encoder.load("tiny", prompt=prompt, pooling=pooling)
+    found = []
+    for task in spare_tasks(n):
         contents = [[content_key(item) for item in side] for side in (task.queries, task.candidates)]
         pairs = TrainingPairs.of(task, query_content=contents[0], candidate_content=contents[1])
-        if strategy == "in_batch":  # needs no vectors, hence no embedding
-            from clearsight.mining.baselines import in_batch
-            from clearsight.types import Embeddings
+        queries, candidates = embed_task(encoder, task, Silent())
+        found.append((pairs, queries, distinct_rows(pairs, candidates)))
+    return found, time.perf_counter() - began
 
-            noise = np.random.default_rng(0).standard_normal((len(pairs.query_ids), 2))
-            found = in_batch(
-                pairs, Embeddings.of(tuple(pairs.query_ids), noise), options.negatives, seed=seed
-            )
-        else:
-            queries, candidates = embed_task(encoder, task, Silent())
-            rows = distinct_rows(pairs, candidates)
-            mining = Mining(
-                pairs,
-                queries,
-                rows,
-                lambda rows=rows: open_search("exact", rows),
-                negatives=options.negatives,
-                pool=pool,
-                seed=seed,
-            )
-            found = mine_pairs(strategy, mining)
-        parts.append(name_clusters([(pairs, found)]))
-    return join_clusters(parts), time.perf_counter() - began
+
+def mined(options: Any, strategy: str, pool: int, seed: int) -> tuple[Clusters, float]:
+    """Clusters by the model before training, and the seconds that embedding (where it is needed) and mining
+    took."""
+    sets, seconds = embedded(options.prompt, options.pooling, options.train)
+    began = time.perf_counter()
+    parts = []
+    for pairs, queries, rows in sets:
+        search = partial(open_search, "exact", rows)
+        mining = Mining(pairs, queries, rows, search, negatives=options.negatives, pool=pool, seed=seed)
+        parts.append(name_clusters([(pairs, mine_pairs(strategy, mining))]))
+    spent = time.perf_counter() - began
+    return join_clusters(parts), spent + (0.0 if strategy == "in_batch" else seconds)
 
 
 def batch_of(strategy: str, options: Any) -> int:
@@ -136,10 +133,9 @@ def trained(
     seed: int,
     pool: int = 4,
     caption_weight: float = 0.0,
-    clusters: tuple[Clusters, float] | None = None,
 ) -> dict[str, Any]:
     """One training and its scores."""
-    made, mine_seconds = clusters or mined(tasks, options, strategy, pool, seed)
+    made, mine_seconds = mined(options, strategy, pool, seed)
     settings = TrainSettings(
         prompt=options.prompt,
         pooling=options.pooling,

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from clearsight.mining import Clusters
     from clearsight.training import TrainSettings
     from clearsight.training.estimate import Estimate
-    from clearsight.training.loop import Refresh, Row
+    from clearsight.training.loop import Refresh
     from clearsight.training.processes import Processes
+    from clearsight.training.trainer import Row
     from clearsight.types import Task
 
 
@@ -109,9 +110,9 @@ def train(config: TrainConfig, ui: Ui | None = None) -> TrainResult:
             item say.
     """
     from clearsight.mining import read_clusters
-    from clearsight.training.loop import Training
     from clearsight.training.loop import train as run
     from clearsight.training.processes import Processes
+    from clearsight.training.trainer import Training
 
     ui = ui or Quiet()
     clusters = read_clusters(config.clusters)

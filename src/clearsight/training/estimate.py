@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from clearsight.training.loop import Training
+from clearsight.training.trainer import Training
 
 WARMUP, MEASURED = 1, 3
 
