@@ -4,6 +4,10 @@ VENV   ?= .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 # torch is pinned in constraints.txt; see README "Choosing a torch build".
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Two workers of one thread each: more threads than cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+# Tests start many processes; what one compiles the next one reads.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-browser test-peers lint format bench clean help
 
@@ -14,17 +18,17 @@ demo: $(VENV)/.ready  ## set up, then the main job on the shipped model: chance 
 	$(VENV)/bin/clearsight demo --overwrite
 
 test: $(VENV)/.ready-test  ## set up, then the offline tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile
 
 test-slow: $(VENV)/.ready-test  ## the tests marked slow
-	$(VENV)/bin/python -m pytest -m slow
+	$(PYTEST) -m slow -n 2 --dist loadfile
 
 test-browser: $(VENV)/.ready-browser  ## the pages in a headless Chromium (Debian: apt-get install chromium)
 	$(VENV)/bin/python -m pytest -m browser
 
 test-peers: $(VENV)/.ready-test $(VENV)-peers/.ready $(VENV)-stock/.ready $(VENV)-mteb/.ready  ## formats and protocols against the libraries that own them, each in what it asks for
 	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python CLEARSIGHT_STOCK=$(CURDIR)/$(VENV)-stock \
-	CLEARSIGHT_MTEB=$(CURDIR)/$(VENV)-mteb $(VENV)/bin/python -m pytest -m peers -n 2 --dist loadfile
+	CLEARSIGHT_MTEB=$(CURDIR)/$(VENV)-mteb $(PYTEST) -m peers -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-lint  ## style, types, import floors
 	$(VENV)/bin/ruff check .
