@@ -178,6 +178,7 @@ def test_images_in_another_order_are_found() -> None:
     [
         ("choice", "asks twice a pair"),
         ("likelihood", "probabilities of a whole text"),
+        ("likelihood_plain", "probabilities of a whole text"),
         ("p_true_release", "two decimals"),
         ("number_paper", "write its answer"),
         ("listwise", "all candidates"),

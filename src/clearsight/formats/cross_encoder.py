@@ -39,6 +39,7 @@ WHY_NOT: Mapping[str, str] = {
     "listwise": _TOGETHER,
     "listwise_release": _TOGETHER,
     "likelihood": "adds up the probabilities of a whole text, with and without the other side",
+    "likelihood_plain": "adds up the probabilities of a whole text",
     "number_paper": "lets the model write its answer",
     "p_true_release": "cuts its score to two decimals and breaks ties by an entropy",
 }
