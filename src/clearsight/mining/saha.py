@@ -42,7 +42,7 @@ from clearsight.types import RowSource
 BLOCK = 4096
 """Anchors searched at a time. Those that an earlier one of the block takes as a negative were searched in
 vain: few, as long as a block is a small part of the queries."""
-LEAST, SHARE = 1024, 16
+LEAST, SHARE = 512, 32
 """A block is at most this share of the queries still free, unless that is too few to search well."""
 ENTRIES = 1 << 20
 """Owners of the retrieved candidates held at a time (one anchor may have more)."""

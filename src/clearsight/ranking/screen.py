@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clearsight.ranking.candidates import Candidates, Part
 from clearsight.ranking.fixed import Rows
+from clearsight.ranking.scan import list_near, scan
 
 SPARE = 16
 """Candidates short-listed beyond K."""
@@ -26,6 +27,8 @@ SLICES = 4
 (measured at width 1536: 2 to 4 are best, 0.8 of the time of one)."""
 GROUP = 64
 """A block is first looked at by the largest score of so many neighbours."""
+SCANNED = 256
+"""Lists up to this length are filled by one compiled pass on the host, longer ones block by block."""
 NEAR_SHARE = 1 / 100
 """Share of candidates near a relevant one from which the exact product is cheaper than listing (measured)."""
 
@@ -116,6 +119,23 @@ class Shortlist:
 
     def add(self, products_BN: Tensor, rows_N: Tensor) -> None:
         """Take in a block; columns beyond `rows_N` hold -inf."""
+        if products_BN.device.type == "cpu" and self.values_BM.shape[1] <= SCANNED:
+            self._scan(products_BN, rows_N)
+        else:
+            self._add_groups(products_BN, rows_N)
+
+    def _scan(self, products_BN: Tensor, rows_N: Tensor) -> None:
+        bounds_BT = self.low_BT, self.high_BT
+        lists_BM = self.values_BM, self.rows_BM
+        near_BT = scan(products_BN, rows_N, bounds_BT, *lists_BM, self.above_BT)
+        if not near_BT.shape[1]:
+            return
+        self.near_B += near_BT.sum(1)
+        self._give_up()
+        near_BT[self.given_up_B] = 0
+        self._near.append(list_near(products_BN, rows_N, bounds_BT, near_BT))
+
+    def _add_groups(self, products_BN: Tensor, rows_N: Tensor) -> None:
         queries, padded = products_BN.shape
         listed = self.values_BM.shape[1]
         grouped_BGN = products_BN.view(queries, padded // GROUP, GROUP)
