@@ -10,6 +10,7 @@ import torch
 
 from clearsight.errors import UsageError
 from clearsight.ranking import Prepared, rank, screen
+from clearsight.ranking.candidates import Part, part_products
 from clearsight.ranking.compiled import spread
 from clearsight.ranking.fixed import Rows, listed_products, listed_scores, pair_products, to_scores
 from clearsight.ranking.screen import GROUP, Shortlist
@@ -35,6 +36,9 @@ def test_products_of_listed_pairs_are_equal_to_the_bit(normalize, width, listed)
     exact_BP = listed_products(left, at_B, right, rows_BP)
     compiled_P = pair_products(left, at_B.repeat_interleave(listed), right, rows_BP.reshape(-1))
     assert torch.equal(compiled_P.view(exact_BP.shape), exact_BP)
+    part = Part(torch.arange(50), right.raw_ND, right.length_N, None)
+    part_P = part_products(part, rows_BP.reshape(-1), left, at_B.repeat_interleave(listed))
+    assert torch.equal(part_P, compiled_P)
     assert exact_BP.abs().max() > 0
     scores_BP = to_scores(exact_BP, left, at_B, right.length_N[rows_BP])
     assert torch.equal(listed_scores(left, at_B, right, rows_BP), scores_BP)

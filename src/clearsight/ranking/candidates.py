@@ -210,23 +210,16 @@ class Streamed:
         for part in self._ahead((rows.numpy() for rows in torch.split(row_U, LISTED_ROWS)), screened=False):
             end_pair = int(end_U[first + len(part) - 1])
             at_P = order_P[first_pair:end_pair]
-            score_P[at_P] = self._scores_of(part, which_P[at_P] - first, queries, query_P[at_P])
+            place_P, query_of_P = which_P[at_P] - first, query_P[at_P]
+            if self.device.type == "cpu":
+                rows = Rows(part.raw_ND, part.length_N, self.cosine, self.device)
+                exact_P = pair_products(rows, place_P, queries, query_of_P)
+            else:
+                exact_P = part_products(part, place_P, queries, query_of_P)
+            length_P1 = part.length_N[place_P].unsqueeze(1)
+            score_P[at_P] = to_scores(exact_P.unsqueeze(1), queries, query_of_P, length_P1).cpu()[:, 0]
             first, first_pair = first + len(part), end_pair
         return score_P
-
-    def _scores_of(self, part: Part, place_P: Tensor, queries: Rows, query_P: Tensor) -> Tensor:
-        """Of candidates of the part, each with its own query."""
-        length_P1 = part.length_N[place_P].unsqueeze(1)
-        if self.device.type == "cpu":
-            rows = Rows(part.raw_ND, part.length_N, self.cosine, self.device)
-            exact_P = pair_products(rows, place_P, queries, query_P)
-        else:
-            step = max(1, CHUNK_ELEMENTS // self.width)
-            chunks = zip(torch.split(place_P, step), torch.split(query_P, step), strict=True)
-            exact_P = torch.cat(
-                [(part.fixed_ND[at.to(self.device)] * queries.fixed(q)).sum(1) for at, q in chunks]
-            )
-        return to_scores(exact_P.unsqueeze(1), queries, query_P, length_P1).cpu()[:, 0]
 
     def _ahead(self, indices: Iterable[NDArray[np.int64]], screened: bool) -> Iterator[Part]:
         waiting: deque[Future[Part]] = deque()
@@ -259,3 +252,12 @@ class Streamed:
             stretch_N = length_N.reciprocal() if self.cosine else torch.full_like(length_N, 1 / self.longest)
             unit_ND = raw_ND * stretch_N.float().unsqueeze(1).to(self.device)
         return Part(torch.from_numpy(index), raw_ND, length_N, unit_ND)
+
+
+def part_products(part: Part, place_P: Tensor, queries: Rows, query_P: Tensor) -> Tensor:
+    """Exact products of candidates of a part, each with its own query, on any device; P at least 1."""
+    step = max(1, CHUNK_ELEMENTS // queries.width)
+    chunks = zip(torch.split(place_P, step), torch.split(query_P, step), strict=True)
+    fixed_ND = part.fixed_ND
+    products = [(fixed_ND[at_P.to(fixed_ND.device)] * queries.fixed(query)).sum(1) for at_P, query in chunks]
+    return torch.cat(products)
