@@ -38,6 +38,8 @@ READ_AHEAD = 2
 LISTED_PAIRS = 1 << 22
 """Pairs scored by one sweep over the rows that they name: 100 MB beside the rows."""
 LISTED_ROWS = 4096
+LISTED_ELEMENTS = 1 << 22
+"""Numbers named by one batch of small pools in memory: enough that the batch costs little beside its pairs."""
 
 Lists = tuple[Tensor, Tensor]
 """Queries (B), and for each the rows of its own candidates (B, P)."""
@@ -109,7 +111,7 @@ class InMemory:
     """Candidates whose rows are an array."""
 
     blocks_a_pass = 1
-    listed_elements = CHUNK_ELEMENTS
+    listed_elements = LISTED_ELEMENTS
     near_most = 1 << 62
 
     def __init__(self, rows: Rows) -> None:
