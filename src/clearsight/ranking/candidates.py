@@ -39,7 +39,7 @@ LISTED_PAIRS = 1 << 22
 """Pairs scored by one sweep over the rows that they name: 100 MB beside the rows."""
 LISTED_ROWS = 4096
 LISTED_ELEMENTS = 1 << 22
-"""Numbers named by one batch of small pools in memory: enough that the batch costs little beside its pairs."""
+"""Numbers named by one batch of small pools in memory: the batch then costs little beside its pairs."""
 
 Lists = tuple[Tensor, Tensor]
 """Queries (B), and for each the rows of its own candidates (B, P)."""
