@@ -218,7 +218,8 @@ class Kept:
         return self.results[name]
 
 
-def table(section: str, row: str, results: list[dict[str, Any]], options: Any) -> dict[str, Any]:
+def table(section: str, row: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row: means and intervals in percent, and what it cost on average."""
     facts: dict[str, Any] = {"section": section, "row": row}
     for way in results[0]["values"]:
         values_SQ = np.array([one["values"][way] for one in results])
@@ -279,7 +280,7 @@ def main() -> None:
 
         rows.setdefault((section, row), []).append(kept.get(f"{section}/{row}/{seed}", make))
     for (section, row), results in rows.items():
-        report(line("train_quality", **settings, **table(section, row, results, options)), save=options.save)
+        report(line("train_quality", settings=settings, **table(section, row, results)), save=options.save)
 
 
 if __name__ == "__main__":
