@@ -83,8 +83,10 @@ class Rows:
 def lengths(raw_ND: Tensor, *, normalize: bool) -> Tensor:
     """What rows are divided by (see `Rows.length_N`); the same bits however the rows are cut into blocks."""
     step = max(1, SERIAL_ELEMENTS // raw_ND.shape[1])
-    parts = [raw_ND[i : i + step] for i in range(0, max(1, len(raw_ND)), step)]
-    length_N = torch.cat([torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in parts])
+    # Written in place: small results kept between large temporaries would let the heap grow by each of these.
+    length_N = torch.empty(len(raw_ND), dtype=torch.float64, device=raw_ND.device)
+    for i in range(0, len(raw_ND), step):
+        torch.linalg.vector_norm(raw_ND[i : i + step], dim=1, dtype=torch.float64, out=length_N[i : i + step])
     if not normalize:
         length_N = torch.ldexp(torch.ones_like(length_N), torch.frexp(length_N).exponent)
     return torch.where(length_N > 0, length_N, 1.0)
