@@ -55,7 +55,9 @@ class TrainConfig:
     alpha: Annotated[int | None, "LoRA's alpha; 64"] = None
     dropout: Annotated[float | None, "LoRA's dropout, 0 to 1; 0.1"] = None
     dora: Annotated[bool | None, "DoRA: directions and lengths apart; off"] = None
-    caption_weight: Annotated[float | None, "weight of the next-token loss of the pairs' texts; 0"] = None
+    caption_weight: Annotated[
+        float | None, "weight of the next-token loss of the pairs' texts, felt from about 20; 0"
+    ] = None
     max_tokens: Annotated[int | None, "tokens of a sequence, at most; 1024"] = None
     image_size: Annotated[int | None, "pixels of a side that images are shrunk to; none"] = None
     token_budget: Annotated[int | None, "padded tokens of one pass with gradients; by device"] = None
