@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # Tests start many processes; what one compiles the next one reads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-browser test-peers lint format bench clean help
+.PHONY: demo test test-slow test-browser test-services test-peers lint format bench clean help
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ test-slow: $(VENV)/.ready-test  ## the tests marked slow
 
 test-browser: $(VENV)/.ready-browser  ## the pages in a headless Chromium (Debian: apt-get install chromium)
 	$(VENV)/bin/python -m pytest -m browser
+
+test-services: $(VENV)/.ready-services  ## stores, object storage and Ray, each started by its tests
+	$(PYTEST) -m services
 
 test-peers: $(VENV)/.ready-test $(VENV)-peers/.ready $(VENV)-stock/.ready $(VENV)-mteb/.ready  ## formats and protocols against the libraries that own them, each in what it asks for
 	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python CLEARSIGHT_STOCK=$(CURDIR)/$(VENV)-stock \
@@ -64,12 +67,16 @@ $(VENV)/.ready-browser: $(VENV)/.ready-test
 	$(INSTALL) --group browser
 	@touch $@
 
+$(VENV)/.ready-services: $(VENV)/.ready-test
+	$(INSTALL) --group services
+	@touch $@
+
 $(VENV)/.ready-lint: $(VENV)/.ready-test
 	$(INSTALL) --group lint
 	@touch $@
 
 $(VENV)/.ready-bench: $(VENV)/.ready-test
-	$(INSTALL) --group bench
+	$(INSTALL) --group bench --group services
 	@touch $@
 
 $(VENV)-peers/.ready: requirements-peers.txt

@@ -131,10 +131,10 @@ BLOCK = 4096
 
 
 def write_vectors(folder: Path, sizes: dict[str, int]) -> None:
-    from clearsight.store import VectorStore
+    from clearsight.store import VectorTable
 
     at, noise = sides(sizes)
-    store = VectorStore.open(folder / "store", {"model": "scale"})
+    store = VectorTable.open(folder / "store", {"model": "scale"})
     width = sizes["width"]
     raw = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float32, (sizes["candidates"], width))
     queries = noise.copy()
@@ -152,11 +152,11 @@ def write_vectors(folder: Path, sizes: dict[str, int]) -> None:
 def ranking_ours(folder: Path, sizes: dict[str, int]) -> None:
     from clearsight.metrics import score
     from clearsight.ranking import rank
-    from clearsight.store import StoredRows, VectorStore, digests
+    from clearsight.store import StoredRows, VectorTable, digests
     from clearsight.types import Embeddings
 
     names = [f"c{i}" for i in range(sizes["candidates"])]
-    store = VectorStore.open(folder / "store", {"model": "scale"})
+    store = VectorTable.open(folder / "store", {"model": "scale"})
     kinds = np.zeros(len(names), np.uint8)
     source = StoredRows(store, digests(names), names, side="candidate", modality_N=kinds)
     del names

@@ -18,7 +18,7 @@ from clearsight.errors import ItemError
 from clearsight.models.encoder import Encoder
 from clearsight.models.load import load_model
 from clearsight.pooling import poolings
-from clearsight.store import VectorStore
+from clearsight.store import VectorTable
 from clearsight.types import Item
 
 COUNT = 120
@@ -83,7 +83,7 @@ def numbers(lines, word):
 
 
 def in_cache(folder, cache):
-    store = VectorStore.open(cache, encoder(folder, cache).origin())
+    store = VectorTable.open(cache, encoder(folder, cache).origin())
     keys = [f"{content_key(item)}:query" for item in items()]
     return store.lookup(keys)
 
@@ -178,7 +178,7 @@ def test_a_bad_item_is_named_after_what_was_done_is_kept(folder_of, tmp_path):
     tool = Encoder(loaded, cache=tmp_path, workers=0)
     with pytest.raises(ItemError, match="thin"):
         tool.embed([*good, thin], "query")
-    store = VectorStore.open(tmp_path, tool.origin())
+    store = VectorTable.open(tmp_path, tool.origin())
     assert store.lookup([f"{content_key(item)}:query" for item in good])[0].all()
 
 
@@ -228,5 +228,5 @@ def test_vectors_that_are_not_finite_are_refused_and_never_kept(folder_of, tmp_p
     embedded = tool.embed([Item(str(n), text=f"a {n}") for n in range(4)], "query")
     assert embedded.ids == ("0", "2", "3")
     assert "NaN" in embedded.skipped["1"]
-    store = VectorStore.open(tmp_path, tool.origin())
+    store = VectorTable.open(tmp_path, tool.origin())
     assert len(store) == 3

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clearsight.store import VectorStore
+from clearsight.store import VectorTable
 
 WIDTH, CHUNK = 64, 32
 
@@ -20,9 +20,9 @@ WRITER = f"""
 import sys
 import lance  # its import takes longer than most delays
 import numpy as np
-from clearsight.store import VectorStore, vectors
+from clearsight.store import VectorTable, vectors
 vectors.SMALL_FILES = 4  # merges are killed as well
-store = VectorStore.open(sys.argv[1])
+store = VectorTable.open(sys.argv[1])
 start = int(sys.argv[2])
 print("ready", flush=True)
 for at in range(start, start + 100_000, {CHUNK}):
@@ -39,7 +39,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     start = 0
     for _ in range(5):
         done = run_and_kill(tmp_path, start, float(10 ** rng.uniform(-3.5, -0.5)))
-        store = VectorStore.open(tmp_path)
+        store = VectorTable.open(tmp_path)
         reported = [f"key {i}" for at in done for i in range(at, at + CHUNK)]
         assert store.lookup(reported)[0].all(), "a row that was reported done is lost"
         everything = [f"key {i}" for i in range(start + len(reported) + 10 * CHUNK)]
@@ -52,7 +52,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         assert found.sum() - start in (len(reported), len(reported) + CHUNK), "at most one add was unreported"
         start = int(found.sum())
     store.add(["after"], ["after"], np.ones((1, WIDTH)))
-    assert VectorStore.open(tmp_path).lookup(["after", "key 0"])[0].tolist() == [True, start > 0]
+    assert VectorTable.open(tmp_path).lookup(["after", "key 0"])[0].tolist() == [True, start > 0]
 
 
 def run_and_kill(folder: Path, start: int, delay: float) -> list[int]:

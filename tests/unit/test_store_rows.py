@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearsight.errors import DataError
-from clearsight.store import StoredRows, VectorStore, digests, keys, vectors
+from clearsight.store import StoredRows, VectorTable, digests, keys, vectors
 from clearsight.types import MODALITIES, RowSource
 
 
@@ -42,7 +42,7 @@ def rows_of(numbers) -> np.ndarray:
     return np.array([[number, number + 0.5, -number] for number in numbers], dtype=np.float32)
 
 
-def stored(store: VectorStore, numbers, **changes) -> StoredRows:
+def stored(store: VectorTable, numbers, **changes) -> StoredRows:
     names = [f"key {i}" for i in numbers]
     given_ = {
         "ids": [f"item {place}" for place in range(len(numbers))],
@@ -53,7 +53,7 @@ def stored(store: VectorStore, numbers, **changes) -> StoredRows:
 
 
 def test_rows_come_in_the_pools_order_with_their_names(tmp_path: Path) -> None:
-    store = VectorStore.open(tmp_path, {"model": "m"})
+    store = VectorTable.open(tmp_path, {"model": "m"})
     store.add([f"key {i}" for i in range(40)], ["?"] * 40, rows_of(range(40)))
     numbers = [7, 3, 3, 39, 0, 12]  # the same content twice is two items
     source = stored(store, numbers)
@@ -72,7 +72,7 @@ def test_reading_goes_on_while_others_write_and_merge(
 ) -> None:
     monkeypatch.setattr(vectors, "SMALL_FILES", 4)
     monkeypatch.setattr(vectors, "_KEEP_VERSIONS", timedelta(0))
-    writer, reader = VectorStore.open(tmp_path), VectorStore.open(tmp_path)
+    writer, reader = VectorTable.open(tmp_path), VectorTable.open(tmp_path)
     for i in range(0, 20, 5):
         writer.add([f"key {j}" for j in range(i, i + 5)], ["?"] * 5, rows_of(range(i, i + 5)))
     source = stored(reader, list(range(20))[::-1])
@@ -82,7 +82,7 @@ def test_reading_goes_on_while_others_write_and_merge(
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    store = VectorStore.open(tmp_path)
+    store = VectorTable.open(tmp_path)
     store.add(["key 0"], ["?"], rows_of([0]))
     with pytest.raises(DataError, match=r"1 of 2 vectors are not in the store.*item 1"):
         stored(store, [0, 1])

@@ -22,7 +22,7 @@ from safetensors.torch import save_file as save_torch
 from clearsight.data import load_vector_task, load_vectors, save_vectors, vector_files
 from clearsight.data.vector_files import FORMATS, ORIGIN_KEY
 from clearsight.errors import DataError, UsageError
-from clearsight.store import VectorStore
+from clearsight.store import VectorTable
 from clearsight.types import Embeddings
 
 every_kind = pytest.mark.parametrize("kind", FORMATS)
@@ -158,7 +158,7 @@ def test_parquet_lists_of_every_type(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_stores_own_table_is_a_file_of_vectors(tmp_path: Path) -> None:
-    store = VectorStore.open(tmp_path, {"model": "m"})
+    store = VectorTable.open(tmp_path, {"model": "m"})
     store.add(["k1", "k2"], ["a", "b"], ROWS[:2])
     loaded = load_vectors(store.path)
     assert (loaded.ids, loaded.rows_ND.tolist(), loaded.origin) == (

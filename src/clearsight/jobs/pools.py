@@ -159,7 +159,7 @@ class _Work:
         slice_items: int,
         progress: Progress | None,
     ) -> None:
-        from clearsight.store import VectorStore
+        from clearsight.store import VectorTable
 
         if encoder.cache is None:
             raise UsageError(
@@ -173,7 +173,7 @@ class _Work:
         self.encoder, self.items, self.role, self.counterpart = encoder, items, role, counterpart
         self.firsts, self.size = _slices(len(items), shard, slice_items)
         self.progress = progress or Silent()
-        self.store = VectorStore.shared(encoder.cache, encoder.origin(counterpart=counterpart))
+        self.store = VectorTable.shared(encoder.cache, encoder.origin(counterpart=counterpart))
         self.skipped: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[_Slice]:

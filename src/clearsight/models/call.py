@@ -18,7 +18,7 @@ from clearsight.models.feed import Fed, feed
 from clearsight.models.ledger import Ledger, Sheet
 from clearsight.pooling import Pooling
 from clearsight.progress import Progress
-from clearsight.store import VectorStore
+from clearsight.store import VectorTable
 from clearsight.types import Embeddings, Item, Modality, Role
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Call:
     def _sheet(self, pooling: Pooling) -> Sheet:
         origin = self.encoder.origin(pooling.name, counterpart=self.counterpart)
         cache = self.encoder.cache
-        store = None if cache is None else VectorStore.shared(cache, origin)
+        store = None if cache is None else VectorTable.shared(cache, origin)
         sheet = Sheet(pooling.name, origin, store, np.zeros(len(self.places), bool))
         sheet.recall(self.keys)
         return sheet

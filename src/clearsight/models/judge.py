@@ -39,7 +39,7 @@ from clearsight.models.load import LoadedModel
 from clearsight.models.prepare import Prepared, stack_pixels
 from clearsight.models.retrace import Enhancement, Retrace
 from clearsight.progress import Progress, Silent
-from clearsight.store import VectorStore
+from clearsight.store import VectorTable
 from clearsight.types import ImageSource
 
 Row: TypeAlias = "NDArray[np.float32]"
@@ -91,7 +91,7 @@ class Judge:
         need_head(self.loaded)
         self._retrace = None if self.enhancement is None else Retrace(self.loaded, self.enhancement)
         self._digests = Digests()
-        self._stores: dict[Any, VectorStore] = {}
+        self._stores: dict[Any, VectorTable] = {}
         self._writers: dict[int, Captioner] = {}
 
     def answer(
@@ -155,13 +155,13 @@ class Judge:
         """The key of an image's content, read once."""
         return self._digests(image, where)
 
-    def store(self, measure: Measure) -> VectorStore | None:
+    def store(self, measure: Measure) -> VectorTable | None:
         """Where answers of this kind are kept."""
         if self.cache is None:
             return None
         kind = (type(measure), measure.width)
         if kind not in self._stores:
-            self._stores[kind] = VectorStore.open(self.cache, self.origin(measure))
+            self._stores[kind] = VectorTable.open(self.cache, self.origin(measure))
         return self._stores[kind]
 
     def rows(self, posed: Sequence[Posed]) -> Iterator[tuple[list[int], Row]]:
@@ -256,7 +256,7 @@ class _Round:
             self.places[u].append(place)
 
     def _recall(self) -> None:
-        kinds: dict[VectorStore, list[int]] = {}
+        kinds: dict[VectorTable, list[int]] = {}
         for u in range(len(self.keys)):
             store = self.judge.store(self._first(u).measure)
             if store is not None:

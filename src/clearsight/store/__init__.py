@@ -3,6 +3,6 @@
 from clearsight.store.cache import VectorCache
 from clearsight.store.keys import digests
 from clearsight.store.rows import StoredRows
-from clearsight.store.vectors import VectorStore
+from clearsight.store.vectors import VectorTable
 
-__all__ = ["StoredRows", "VectorCache", "VectorStore", "digests"]
+__all__ = ["StoredRows", "VectorCache", "VectorTable", "digests"]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from clearsight.errors import DataError
 from clearsight.names import Names
 from clearsight.store.keys import Digests
-from clearsight.store.vectors import VectorStore
+from clearsight.store.vectors import VectorTable
 from clearsight.types import MODALITIES, Embeddings, Role
 
 
 class StoredRows:
-    """A `RowSource` over a `VectorStore`: row i is the vector under the i-th key. 30 bytes a row in memory.
+    """A `RowSource` over a `VectorTable`: row i is the vector under the i-th key. 30 bytes a row in memory.
 
     Args:
         digests_N: of the keys (`store.digests`).
@@ -32,7 +32,7 @@ class StoredRows:
 
     def __init__(
         self,
-        store: VectorStore,
+        store: VectorTable,
         digests_N: Digests,
         ids: Sequence[str],
         *,

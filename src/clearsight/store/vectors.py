@@ -40,11 +40,11 @@ _TAKE_ROWS = 4_096  # rows read at once: bounds the extra memory of a lookup (8,
 _KEEP_VERSIONS = timedelta(hours=1)  # readers refresh at every call, so an old version is needed for seconds
 
 
-_SHARED: WeakValueDictionary[tuple[int, Path], VectorStore] = WeakValueDictionary()
+_SHARED: WeakValueDictionary[tuple[int, Path], VectorTable] = WeakValueDictionary()
 """Tables held open, by process (a fork must not use its parent's) and path."""
 
 
-class VectorStore:
+class VectorTable:
     """A `VectorCache` on disk.
 
     * Durable: Lance itself never calls fsync. `add` syncs the data files, then commits, then syncs the
@@ -67,7 +67,7 @@ class VectorStore:
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> VectorStore:
+    def open(cls, folder: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> VectorTable:
         """The table for `origin` in the store at `folder`; nothing is written before the first `add`.
 
         Args:
@@ -85,7 +85,7 @@ class VectorStore:
         return store
 
     @classmethod
-    def shared(cls, folder: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> VectorStore:
+    def shared(cls, folder: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> VectorTable:
         """As `open`; while somebody of this process holds the table so opened, the same object.
 
         A pool of millions is embedded in a thousand calls: each would read all keys again.
