@@ -8,7 +8,7 @@ items for every strategy, as in its Table VII: anchors with their negatives alon
 the process's own CPU seconds on one thread, so that other work on the machine hardly counts.
 
 Intervals are bootstraps over queries of the mean over seeds. Every result is kept in --kept as soon as it is
-there: the same command goes on. On one core: --short about 10 minutes, the default about an hour.
+there: the same command goes on. On one core: --short about 10 minutes, the default about half an hour.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--pooling", default="mean")
     parser.add_argument("--negatives", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8, help="clusters of a step")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=3)
