@@ -17,15 +17,16 @@ import torch
 from clearsight.errors import UsageError
 from clearsight.formats.cross_encoder_head import SIGMOID, Layer, expected_place, run, tokens_of
 from clearsight.formats.cross_encoder_template import images_out_of_order, pair_template
-from clearsight.formats.sentence_transformers import (
-    Dtype,
-    Plan,
-    needs_an_image,
-    pooling_settings,
-    processing_kwargs,
-)
+from clearsight.formats.sentence_transformers import Plan
 from clearsight.formats.sentence_transformers_modules import Modules
 from clearsight.formats.sentence_transformers_template import own_chat_template
+from clearsight.formats.sentence_transformers_transformer import (
+    Dtype,
+    loading_settings,
+    needs_an_image,
+    pooling_settings,
+    token_settings,
+)
 from clearsight.models.load import LoadedModel
 from clearsight.rerank import Reranker
 from clearsight.types import Item
@@ -208,21 +209,7 @@ def _other_head(judge: PairJudge) -> list[str]:
 
 
 def _modules(loaded: LoadedModel, template: str, layers: tuple[Layer, ...], dtype: Dtype) -> Modules:
-    entry = {"method": "forward", "method_output_name": "last_hidden_state"}
-    transformer: dict[str, Any] = {
-        "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": entry,
-            "image": entry,
-            "image+text": entry,
-            "message": {**entry, "format": "structured"},
-        },
-        "module_output_name": "token_embeddings",
-        "model_kwargs": {"dtype": dtype},
-        "processor_kwargs": {"use_fast": False},
-    }
-    processing = processing_kwargs(loaded, template)
-    transformer |= {"processing_kwargs": processing} if processing else {}
+    transformer = token_settings(loaded, template, "last_hidden_state") | loading_settings(dtype)
     folder = Modules(remote=False)
     folder.add("", "Transformer", {"sentence_bert_config.json": transformer})
     folder.add("Pooling", "Pooling", {"config.json": pooling_settings(loaded, "lasttoken")})

@@ -13,25 +13,28 @@ file in the folder (`trust_remote_code=True`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
-
 from clearsight.errors import UsageError
 from clearsight.formats.sentence_transformers_modules import ROUTES, Modules
 from clearsight.formats.sentence_transformers_repair import Heads, heads_of
-from clearsight.formats.sentence_transformers_template import chat_template, own_chat_template
-from clearsight.models.forward import layer_index, residual_reader
+from clearsight.formats.sentence_transformers_template import own_chat_template
+from clearsight.formats.sentence_transformers_transformer import (
+    Dtype,
+    contrastive_settings,
+    generative_settings,
+    loading_settings,
+    needs_an_image,
+    pooling_settings,
+)
 from clearsight.models.load import LoadedModel
 from clearsight.models.prompts import Rule, Template
 from clearsight.pooling import IMAGE, PROMPT, Pooling
 from clearsight.repair import PerGroup, Repair
 from clearsight.types import ROLES, Modality, Role
 
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Form: TypeAlias = Literal["stock", "remote code"]
 
 STOCK_POOLINGS = {"mean": "mean", "last": "lasttoken"}
@@ -122,8 +125,10 @@ def plan_folder(retriever: Retriever, *, remote_code: bool = False, dtype: Dtype
             "with trust_remote_code=True.",
         )
     contrastive = retriever.loaded.kind == "contrastive"
-    transformer, texts = (_contrastive if contrastive else _generative)(retriever, bool(reasons))
-    transformer |= {"model_kwargs": {"dtype": dtype}, "processor_kwargs": {"use_fast": False}}
+    transformer, texts = (contrastive_settings if contrastive else generative_settings)(
+        retriever, remote=bool(reasons)
+    )
+    transformer |= loading_settings(dtype)
     folder = Modules(remote=bool(reasons))
     folder.add("", "Transformer", {"sentence_bert_config.json": transformer})
     if not contrastive:
@@ -195,13 +200,6 @@ def _not_even_remote(retriever: Retriever) -> list[str]:
     return reasons
 
 
-def needs_an_image(loaded: LoadedModel) -> bool:
-    """Whether the processor takes no text alone (PaliGemma): then one batch cannot mix modalities."""
-    from clearsight.models.wording import paligemma_layout
-
-    return loaded.family.layout is paligemma_layout
-
-
 def _prefixes(retriever: Retriever) -> dict[Role, str] | None:
     """Role -> what the prompt writes before a text; None where it writes anything behind it."""
     found: dict[Role, str] = {}
@@ -216,130 +214,6 @@ def _prefixes(retriever: Retriever) -> dict[Role, str] | None:
 def _rule(retriever: Retriever, role: Role) -> Rule | None:
     counterpart = retriever.counterparts[role]
     return next((rule for rule in retriever.template.rule if rule.fits(role, "text", counterpart)), None)
-
-
-# The modules
-
-
-def _generative(retriever: Retriever, remote: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """sentence_bert_config.json and the chat template."""
-    loaded = retriever.loaded
-    own = own_chat_template(loaded)
-    assert own is not None, "refused before"
-    template = chat_template(
-        retriever.template,
-        own,
-        generation_prompt=retriever.generation_prompt,
-        counterparts=retriever.counterparts,
-    )
-    layers = loaded.model.config.get_text_config().num_hidden_layers
-    index = layer_index(retriever.layer, layers)
-    output: Any = "last_hidden_state" if index == layers else ["hidden_states", index]
-    entry = {"method": "forward", "method_output_name": output}
-    settings: dict[str, Any] = {
-        "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": entry,
-            "image": entry,
-            "image+text": entry,
-            "message": {**entry, "format": "structured"},
-        },
-        "module_output_name": "token_embeddings",
-    }
-    processing = processing_kwargs(loaded, template)
-    if processing:
-        settings["processing_kwargs"] = processing
-    if remote:
-        settings["clearsight"] = _remote_settings(retriever)
-    return settings, {"chat_template.jinja": template}
-
-
-def processing_kwargs(loaded: LoadedModel, template: str) -> dict[str, Any]:
-    """What the folder's processor must be told at each call."""
-    processor = type(loaded.processor)
-    processing: dict[str, Any] = {}
-    if "chat_template" not in inspect.signature(processor.__init__).parameters:
-        # Such a processor drops the template that lies in its folder; handed over at each call it is used.
-        processing["chat_template"] = {"chat_template": template}
-    if "return_for_text_completion" in processor.valid_processor_kwargs.__annotations__:
-        processing["text"] = {"return_for_text_completion": True}  # no separator behind the item
-    return processing
-
-
-def _contrastive(retriever: Retriever, remote: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    loaded = retriever.loaded
-    names = {"text": "get_text_features", "image": "get_image_features"}
-    entries: dict[str, Any] = {
-        modality: {"method": method, "method_output_name": "pooler_output"}
-        for modality, method in names.items()
-    }
-    settings: dict[str, Any] = {
-        "transformer_task": "feature-extraction",
-        "modality_config": entries,
-        "module_output_name": "sentence_embedding",
-    }
-    processing: dict[str, Any] = {}
-    if loaded.family.pad_to_context:
-        processing["text"] = {"padding": "max_length", "max_length": loaded.context}
-    images = _image_settings(loaded)
-    if images:
-        processing["image"] = images
-    if processing:
-        settings["processing_kwargs"] = processing
-    if not remote:
-        return settings, {}
-    fused = {"method": "forward", "method_output_name": None}
-    settings["modality_config"] = {
-        **entries,
-        "image+text": fused,
-        "message": {**fused, "format": "structured"},
-    }
-    own = own_chat_template(loaded)
-    assert own is not None, "contrastive models have the plain layout"
-    words = chat_template(
-        retriever.template, own, generation_prompt=False, counterparts=retriever.counterparts
-    )
-    settings["clearsight"] = {"fused": True, "wording": words, "context": loaded.context}
-    return settings, {}
-
-
-def _image_settings(loaded: LoadedModel) -> dict[str, Any]:
-    """Settings of the folder's image processor that its processor would overrule by defaults of its own."""
-    name = PROCESSOR_MAPPING_NAMES.get(loaded.model.config.model_type)
-    found = None if name is None else processor_class_from_name(name)
-    defaults = getattr(found, "images_kwargs", None) or {}
-    own = {name: getattr(loaded.image_processor, name, default) for name, default in defaults.items()}
-    return {name: value for name, value in own.items() if value != defaults[name]}
-
-
-def _remote_settings(retriever: Retriever) -> dict[str, Any]:
-    """What the code in the folder is told; see `remote/clearsight_modules.py`."""
-    loaded, pooling = retriever.loaded, retriever.pooling
-    assert loaded.images is not None
-    settings: dict[str, Any] = {
-        "image_token_id": loaded.images.token_id,
-        "leaves_out": [{IMAGE: "image", PROMPT: "prompt"}[kind] for kind in pooling.leaves_out],
-    }
-    if pooling.stream == "attention":
-        last: Any = loaded.base.get_decoder().layers[-1]
-        reader = residual_reader(last)
-        name = next(name for name, child in last.named_children() if child is reader)
-        settings["stream"] = {"reader": name, "final_norm": pooling.final_norm}
-    return settings
-
-
-def pooling_settings(loaded: LoadedModel, mode: str) -> dict[str, Any]:
-    """The older names of the keys: every version reads them, other servers too."""
-    return {
-        "word_embedding_dimension": int(loaded.model.config.get_text_config().hidden_size),
-        "pooling_mode_cls_token": False,
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_tokens": mode == "mean",
-        "pooling_mode_mean_sqrt_len_tokens": False,
-        "pooling_mode_weightedmean_tokens": False,
-        "pooling_mode_lasttoken": mode == "lasttoken",
-        "include_prompt": True,
-    }
 
 
 # What the card says
