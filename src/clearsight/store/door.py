@@ -61,11 +61,14 @@ class View(Protocol):
         version: of the store.
         repair: name of the repair under which every `vector` was made; "" for none.
         rows: N.
+        fields: what a filter may name, with its Arrow type: id, text, modality, source, and metadata by its
+            own names (`parse_where(text, view.fields)`).
     """
 
     version: int
     repair: str
     rows: int
+    fields: Mapping[str, pa.DataType]
 
     def search(
         self,
