@@ -24,7 +24,7 @@ from clearsight.store.where_nodes import (
     Value,
     leaves,
 )
-from clearsight.store.where_values import WANTED, NoValueError, Raw, compared, kind_of
+from clearsight.store.where_values import NoValueError, Raw, compared, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
