@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.embedder_table_4 import MODELS, NUMBERS, strategies
 from clearsight.jobs.papers.mmeb import DATA, SENTENCES, meta_columns, mmeb_tasks, task_columns
-from clearsight.jobs.papers.settings import Setting, cells_of, measure
+from clearsight.jobs.papers.settings import Setting, measured_cells
 
 NONE = "No-Prompt"
 WORLD = ("world/i2t", "world/t2i", "world/composed")
@@ -37,9 +37,7 @@ def redo(bench: Bench) -> Redone:
     else:
         tasks, absent = mmeb_tasks(bench)
         columns, differs = meta_columns(), (*SENTENCES, *absent)
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), columns)
+    cells = measured_cells(bench, settings(), tasks, columns)
     wording = (
         "VladVA's and FreeRet's sentences are ours, written after what is told of them. FreeRet reads the "
         "residual after the last attention; whether the final norm follows is not stated: both are shown.",

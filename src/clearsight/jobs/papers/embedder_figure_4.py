@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone, scored_cell
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.drawings import maps
-from clearsight.jobs.papers.settings import row_name, tasks_at_hand
+from clearsight.jobs.papers.settings import not_there, row_name, tasks_at_hand
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,9 +61,8 @@ def redo(bench: Bench) -> Redone:
         f"UMAP with {UMAP_NEIGHBOURS} neighbours and a least distance of {UMAP_LEAST_DISTANCE}, over rows "
         "scaled to length 1. A map has no numbers; the table gives the task's measure under each prompt.",
         *dict.fromkeys(notes),
+        *not_there(absent),
     ]
-    if absent:
-        differs.append(f"Not in the data: {', '.join(absent)}.")
     return Redone(tuple(cells), tuple(differs), figures)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.mmeb import DATA, META, SENTENCES, meta_columns, mmeb_tasks
-from clearsight.jobs.papers.settings import Setting, cells_of, measure
+from clearsight.jobs.papers.settings import Setting, measured_cells
 
 # Table II, last block: the bare model, and the hierarchical prompt.
 _PRINTED = {
@@ -37,9 +37,7 @@ def settings() -> tuple[Setting, ...]:
 
 def redo(bench: Bench) -> Redone:
     tasks, absent = mmeb_tasks(bench)
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), meta_columns())
+    cells = measured_cells(bench, settings(), tasks, meta_columns())
     more = "Phi-3.5-V's model code is not part of transformers; that row is not measured."
     return Redone(tuple(cells), (*SENTENCES, *absent, more))
 

@@ -5,10 +5,10 @@ The prompts that MMEB's candidates bring along are left out, so that what a cand
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.mmeb import DATA, META, SENTENCES, groups, mmeb_tasks
-from clearsight.jobs.papers.settings import Column, Setting, cells_of, measure, row_name
+from clearsight.jobs.papers.settings import Column, Setting, measured_cells, row_name
 
 MODEL = "Qwen2-VL-2B"
 NONE = "no system: none"
@@ -44,9 +44,7 @@ def columns() -> list[Column]:
 
 def redo(bench: Bench) -> Redone:
     tasks, absent = mmeb_tasks(bench)
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), columns())
+    cells = measured_cells(bench, settings(), tasks, columns())
     return Redone(
         tuple(cells),
         (

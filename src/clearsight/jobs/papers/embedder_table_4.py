@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.mmeb import DATA, META, SENTENCES, meta_columns, mmeb_tasks
-from clearsight.jobs.papers.settings import Setting, cells_of, measure, row_name
+from clearsight.jobs.papers.settings import Setting, measured_cells, row_name
 
 MODEL = "Qwen2-VL-2B"
 MODELS = {MODEL: "Qwen/Qwen2-VL-2B-Instruct"}
@@ -35,9 +35,7 @@ def strategies() -> tuple[Setting, ...]:
 
 def redo(bench: Bench) -> Redone:
     tasks, absent = mmeb_tasks(bench)
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, strategies(), tasks), strategies(), meta_columns())
+    cells = measured_cells(bench, strategies(), tasks, meta_columns())
     garbled = (
         "The retrieval figures of the last four rows stand in one cell of the text at hand and were given to "
         "the rows in that order; with them two printed averages (39.1, 40.9) do not come out.",

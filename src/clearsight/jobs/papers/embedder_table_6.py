@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import EMBEDDER, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
-from clearsight.jobs.papers.settings import Column, Setting, cells_of, measure, tasks_at_hand
+from clearsight.jobs.papers.settings import Column, Setting, measured_cells, not_there, tasks_at_hand
 
 FILES = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 PAIRS = {
@@ -44,17 +44,13 @@ def settings() -> tuple[Setting, ...]:
 def redo(bench: Bench) -> Redone:
     wanted = {task: (task,) for column in COLUMNS for task in column.tasks}
     tasks, absent = tasks_at_hand(bench, wanted)
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), COLUMNS)
+    cells = measured_cells(bench, settings(), tasks, COLUMNS)
     differs = [
         "A tie counts at its expected place here; the benchmarks count it as a miss.",
         "The paper does not print VladVA's sentence; ours is written after what it tells of it.",
         "Whether the baseline's captions carry the prefix is not said; ours do not.",
     ]
-    if absent:
-        differs.append(f"Not in the data: {', '.join(absent)}.")
-    return Redone(tuple(cells), tuple(differs))
+    return Redone(tuple(cells), (*differs, *not_there(absent)))
 
 
 TABLE = PUBLISHED.add(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import GIANTS, NOT_AT_HAND, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import GIANTS, NOT_AT_HAND, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.drawings import bars
-from clearsight.jobs.papers.settings import Column, Setting, cells_of, measure
+from clearsight.jobs.papers.settings import Column, Setting, measured_cells
 
 CIRR = ("mbeir/cirr_task7", "cirr/val")
 CUTS = (1, 5, 10)
@@ -19,9 +19,7 @@ def settings() -> tuple[Setting, ...]:
 
 def redo(bench: Bench) -> Redone:
     tasks = {"CIRR": bench.task(CIRR, [f"hit_rate@{k}" for k in CUTS])}
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), COLUMNS)
+    cells = measured_cells(bench, settings(), tasks, COLUMNS)
     return Redone(
         tuple(cells),
         (

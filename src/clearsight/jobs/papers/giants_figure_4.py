@@ -5,7 +5,7 @@ from __future__ import annotations
 from clearsight.jobs.papers.base import GIANTS, NOT_AT_HAND, PUBLISHED, Cell, Published, Redone, scored_cell
 from clearsight.jobs.papers.bench import Bench
 from clearsight.jobs.papers.drawings import bars
-from clearsight.jobs.papers.settings import row_name, tasks_at_hand
+from clearsight.jobs.papers.settings import not_there, row_name, tasks_at_hand
 
 DATASETS = {
     "CIRR": ("mbeir/cirr_task7", "cirr/val"),
@@ -44,9 +44,8 @@ def redo(bench: Bench) -> Redone:
         "Ours masks the queries alone as well: where candidates are images, the paper's row measures what is "
         "left of them, the template.",
         "The prompt is what the template adds to the content; the item's own text stays.",
+        *not_there(absent),
     ]
-    if absent:
-        differs.append(f"Not in the data: {', '.join(absent)}.")
     return Redone(tuple(cells), tuple(differs), {"masking": bars(cells, "leaving tokens out")})
 
 

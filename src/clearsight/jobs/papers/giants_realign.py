@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import GIANTS, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import GIANTS, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
-from clearsight.jobs.papers.settings import Column, Setting, cells_of, measure
+from clearsight.jobs.papers.settings import Column, Setting, measured_cells
 
 INFOSEEK = ("mbeir/infoseek_task6",)
 CUTS = (1, 5, 10)
@@ -23,9 +23,7 @@ def settings() -> tuple[Setting, ...]:
 
 def redo(bench: Bench) -> Redone:
     tasks = {"InfoSeek": bench.task(INFOSEEK, [f"hit_rate@{k}" for k in CUTS])}
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), COLUMNS)
+    cells = measured_cells(bench, settings(), tasks, COLUMNS)
     return Redone(
         tuple(cells),
         (

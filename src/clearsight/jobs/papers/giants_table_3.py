@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clearsight.jobs.papers.base import GIANTS, PUBLISHED, Cell, Published, Redone
+from clearsight.jobs.papers.base import GIANTS, PUBLISHED, Published, Redone
 from clearsight.jobs.papers.bench import Bench
-from clearsight.jobs.papers.settings import Column, Setting, cells_of, measure, tasks_at_hand
+from clearsight.jobs.papers.settings import Column, Setting, measured_cells, not_there, tasks_at_hand
 
 DATASETS = {
     "MSCOCO": ("coco/i2t", "mbeir/mscoco_task3"),
@@ -34,17 +34,13 @@ def settings() -> tuple[Setting, ...]:
 
 def redo(bench: Bench) -> Redone:
     tasks, absent = tasks_at_hand(bench, DATASETS, [f"hit_rate@{k}" for k in CUTS])
-    cells: list[Cell] = []
-    for model in bench.models:
-        cells += cells_of(TABLE, measure(bench, model, settings(), tasks), settings(), COLUMNS)
+    cells = measured_cells(bench, settings(), tasks, COLUMNS)
     differs = [
         "The paper's R@k is a hit rate; ours counts ties at their expected place.",
         "The paper does not say how many queries and candidates stand behind these numbers.",
         "The paper prints NIGHTS as image to text; it is image to image.",
     ]
-    if absent:
-        differs.append(f"Not in the data: {', '.join(absent)}.")
-    return Redone(tuple(cells), tuple(differs))
+    return Redone(tuple(cells), (*differs, *not_there(absent)))
 
 
 TABLE = PUBLISHED.add(

@@ -117,6 +117,21 @@ def _scores(measured: Measured, label: str, column: Column, tasks: Sequence[str]
     return [by_task[task][column.measure or next(iter(by_task[task]))] for task in tasks]
 
 
+def measured_cells(
+    bench: Bench, settings: Sequence[Setting], tasks: Mapping[str, Task], columns: Sequence[Column]
+) -> list[Cell]:
+    """The table's cells, model by model."""
+    cells: list[Cell] = []
+    for model in bench.models:
+        cells += cells_of(bench.table, measure(bench, model, settings, tasks), settings, columns)
+    return cells
+
+
+def not_there(absent: Sequence[str]) -> tuple[str, ...]:
+    """The sentence on tasks whose files were not there, if any."""
+    return (f"Not in the data: {', '.join(absent)}.",) if absent else ()
+
+
 def tasks_at_hand(
     bench: Bench, wanted: Mapping[str, Sequence[str]], measures: Sequence[str] | None = None
 ) -> tuple[dict[str, Task], list[str]]:
