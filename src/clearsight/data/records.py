@@ -13,7 +13,7 @@ Documented columns (all optional but one of text and image; other names by `colu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -94,6 +94,19 @@ def items_of_rows(
         where: the table's name in errors about its columns.
         faults: told of every bad row.
     """
+    told = items_and_rows(rows, base=base, where=where, faults=faults, columns=columns)
+    return (item for item, _ in told)
+
+
+def items_and_rows(
+    rows: Iterable[Row],
+    *,
+    base: Path,
+    where: str,
+    faults: Faults,
+    columns: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Item, Row]]:
+    """As `items_of_rows`, each item with the row it was made of, for what else the row says."""
     names = name_columns(columns, FIELDS, where)
     unseen = set((columns or {}).values())
     for number, row in enumerate(rows, 1):
@@ -101,7 +114,7 @@ def items_of_rows(
         try:
             if row.fault is not None:
                 raise DataError(row.fault, where=row.where, do="Correct the row.")
-            yield _item(row, names, number, base)
+            yield _item(row, names, number, base), row
         except ItemError as fault:
             faults.meet(ItemError(fault.what, where=f"{row.where}, item '{fault.where}'", do=fault.do))
         except DataError as fault:
@@ -181,7 +194,7 @@ def _image(value: Any, base: Path, item_id: str) -> ImageSource | None:
 
 
 def _folder_items(folder: Path, faults: Faults) -> Iterator[Item]:
-    paths = sorted(_visible_images(folder))
+    paths = sorted(path for path in visible_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise DataError(
             "The folder holds no image.",
@@ -203,12 +216,18 @@ def _folder_items(folder: Path, faults: Faults) -> Iterator[Item]:
             faults.meet(fault)
 
 
-def _visible_images(folder: Path) -> Iterator[Path]:
-    """Relative paths of the images in `folder` and below."""
-    for root, folders, files in os.walk(folder):
+def visible_files(folder: Path, *, unread: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Relative paths of the files in `folder` and below, without hidden ones and what lies in hidden folders.
+
+    Linked folders are not entered, so that a link to a folder above ends nowhere.
+
+    Args:
+        unread: told of each folder that cannot be listed.
+    """
+    for root, folders, files in os.walk(folder, onerror=unread):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if not name.startswith("."):
                 yield (Path(root) / name).relative_to(folder)
 
 
