@@ -13,7 +13,7 @@
 | `GET /metrics` | text for Prometheus |
 | `POST /session` | `Session` -> 204 and a cookie that stands for the token, for pages; DELETE forgets it |
 
-Ids travel in the query part of an address, never in its path: a path cannot carry an id such as `..` or `a//b`.
+Ids travel in the query part of an address, never in its path: a path cannot carry an id such as `..`.
 Every answer that is not 2xx is a `Fault` (under /v1 and /v2: what OpenAI and Cohere write). 400: the request
 does not fit; 401: no or wrong token (`WWW-Authenticate: Bearer`); 404: no such item; 413: too large; 503 with
 Retry-After: busy, or the model is still being loaded; 500: `id` is in the server's log, and says no more.
