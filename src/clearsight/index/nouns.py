@@ -109,6 +109,10 @@ class Searchable(Protocol):
         """Items by id, score 0; unknown ones are left out."""
         ...
 
+    def sample(self, number: int) -> list[Hit]:
+        """Some items, spread evenly over the collection, score 0: the same ones while it stays the same."""
+        ...
+
     def map(self) -> Mapping[str, Any]:
         """Places of the items on a plane: ids (N), xy_N2 float32 in -1..1, modality (N), for both spaces;
         computed once for a version, kept beside the index."""
