@@ -12,8 +12,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import numpy as np
-
 if "clearsight" in sys.modules:
     raise SystemExit("This process must not load Clearsight.")
 
@@ -30,23 +28,7 @@ def token_ids(model: object, items: list, task: str | None) -> list[list[int]]:
 
 
 def answer(request: dict, encode_folder: dict) -> None:
-    items = encode_folder["open_items"](request["items"])
-    pairs = [(items[query], items[document]) for query, document in request.get("pairs", [])]
-    models: dict = {}
-    for job in request["jobs"]:
-        if job["dtype"] not in models:
-            models[job["dtype"]] = encode_folder["kind_of"](pairs)(
-                request["folder"],
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=request["trust_remote_code"],
-                model_kwargs={} if job["dtype"] is None else {"dtype": job["dtype"]},
-            )
-        model = models[job["dtype"]]
-        if pairs:
-            np.save(job["out"], encode_folder["predict"](model, pairs, job["batches"]))
-        else:
-            np.save(job["out"], encode_folder["encode"](model, items, job["method"], job["batches"]))
+    models, items = encode_folder["answer"](request)
     if "ids" in request:
         ids = {str(task): token_ids(models[None], items, task) for task in (None, "query", "document")}
         Path(request["ids"]).write_text(json.dumps(ids))

@@ -5,17 +5,13 @@ Needs torchvision beside the test environment (`make test-peers`).
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clearsight.formats import remote
 from clearsight.formats.cross_encoder import PairJudge, plan_reranker, reranker_facts
 from clearsight.formats.sentence_transformers_folder import write_export
 from clearsight.jobs.export import ExportConfig, export
@@ -38,15 +34,6 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def path() -> str:
-    """PYTHONPATH of a process that can open every folder."""
-    stock = os.environ.get("CLEARSIGHT_STOCK")
-    if stock is None:
-        pytest.skip("CLEARSIGHT_STOCK is not set; run make test-peers")
-    return os.pathsep.join((str(Path(__file__).with_name("stock_shim")), stock))
-
-
 def pairs_of(items: list[Item], several_images: bool) -> list[tuple[int, int]]:
     """Each pair of modalities twice: items are four texts, four images, four of both."""
     pairs = [(4 * a + n, 4 * b + (n + 1) % 4) for a in range(3) for b in range(3) for n in range(2)]
@@ -54,7 +41,7 @@ def pairs_of(items: list[Item], several_images: bool) -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def scored(path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
+def scored(ask_stock: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
     """Form -> our scores, and where the process put its own."""
     root = tmp_path_factory.mktemp("rerankers")
     items, rows = make_items(root)
@@ -79,17 +66,7 @@ def scored(path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tup
         common = {"folder": str(place / "folder"), "place": str(place), "trust_remote_code": False}
         requests.append({**common, "items": rows, "pairs": pairs, "jobs": jobs})
         found[name] = own, place
-    asked = root / "requests.json"
-    script = str(Path(remote.__file__).with_name("encode_folder.py"))
-    asked.write_text(json.dumps({"script": script, "requests": requests}))
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("stock_worker.py"), asked],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    ask_stock(root, requests)
     return found
 
 
@@ -103,8 +80,8 @@ def test_scores_are_our_own(scored: dict, name: str) -> None:
         np.testing.assert_allclose(np.load(place / f"{out}.npy"), own, atol=1e-4, err_msg=out)
 
 
-def test_export_then_verify(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PYTHONPATH", path)
+def test_export_then_verify(stock_path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", stock_path)
     export(ExportConfig("tiny", out=tmp_path / "out", scorer="p_true"))
     result = verify(VerifyConfig(str(tmp_path / "out"), against="tiny", count=6))
     assert result.passed, result.to_json()

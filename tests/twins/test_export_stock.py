@@ -7,9 +7,7 @@ answers for every folder.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import numpy as np
 import pytest
 
 from clearsight.errors import ClearsightError
-from clearsight.formats import remote
 from clearsight.jobs.export import ExportConfig, export
 from clearsight.jobs.verify import VerifyConfig, verify
 from clearsight.models.prompts import prompt_names
@@ -79,16 +76,7 @@ FORMS = {**STOCK, **SIDES, **REMOTE}
 
 
 @pytest.fixture(scope="module")
-def path() -> str:
-    """PYTHONPATH of a process that can open every folder."""
-    stock = os.environ.get("CLEARSIGHT_STOCK")
-    if stock is None:
-        pytest.skip("CLEARSIGHT_STOCK is not set; run make test-peers")
-    return os.pathsep.join((str(Path(__file__).with_name("stock_shim")), stock))
-
-
-@pytest.fixture(scope="module")
-def made(path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Made, Path]]:
+def made(ask_stock: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Made, Path]]:
     """Every form, exported and embedded by sentence-transformers."""
     root = tmp_path_factory.mktemp("stock")
     items, rows = make_items(root)
@@ -100,18 +88,7 @@ def made(path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple
         place.mkdir()
         found[name] = one, place
         requests.append(request(one, [rows[n] for n in one.items], [items[n] for n in one.items], place))
-    script = Path(remote.__file__).with_name("encode_folder.py")
-    asked = root / "requests.json"
-    asked.write_text(json.dumps({"script": str(script), "requests": requests}))
-    worker = Path(__file__).with_name("stock_worker.py")
-    done = subprocess.run(
-        [sys.executable, worker, asked],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    ask_stock(root, requests)
     return found
 
 
@@ -184,8 +161,8 @@ def test_token_ids_are_our_own(made: dict, name: str) -> None:
 
 
 @pytest.fixture
-def shimmed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", path)
+def shimmed(stock_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", stock_path)
 
 
 def test_export_then_verify(shimmed: None, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from clearsight.metrics import paired_test, score
 from clearsight.metrics.statistics import bootstrap_interval
 from clearsight.ranking import rank
 from clearsight.run import Run
-from clearsight.types import Embeddings, Score
+from clearsight.types import Score
+from ranking_forms import embeddings
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is not a fault."""
@@ -35,10 +36,6 @@ TREC_NAMES = {
     "map": "map",
     "map@5": "map_cut_5",
 }
-
-
-def embeddings(rows, prefix):
-    return Embeddings.of([f"{prefix}{i}" for i in range(len(rows))], rows)
 
 
 def random_task(seed, queries=30, candidates=60):

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clearsight.ranking import rank
-from clearsight.types import Embeddings, Ranking
+from clearsight.types import Ranking
+from ranking_forms import embeddings
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is not a fault."""
@@ -39,10 +40,6 @@ class Case:
             normalize=self.normalize,
             block=block,
         )
-
-
-def embeddings(rows, prefix):
-    return Embeddings.of([f"{prefix}{i}" for i in range(len(rows))], rows)
 
 
 def fixed_point(rows, normalize):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from clearsight.errors import DataError, UsageError
 from clearsight.metrics import paired_test, score
 from clearsight.ranking import rank
-from clearsight.types import Embeddings, Score
+from clearsight.types import Score
+from ranking_forms import embeddings
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is not a fault."""
@@ -27,11 +28,6 @@ ALL = (
     "map",
     "map@3",
 )
-
-
-def embeddings(rows, prefix):
-    rows = np.asarray(rows, dtype=np.float32)
-    return Embeddings.of([f"{prefix}{i}" for i in range(len(rows))], rows)
 
 
 def diagonal(size):

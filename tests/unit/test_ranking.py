@@ -11,28 +11,10 @@ from clearsight.errors import DataError, UsageError
 from clearsight.ranking import rank
 from clearsight.ranking.best import FEW_THRESHOLDS, count, from_keys, to_keys
 from clearsight.ranking.passes import Screened
-from clearsight.types import Embeddings
+from ranking_forms import embeddings, same
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is not a fault."""
-
-
-def embeddings(rows, prefix):
-    rows = np.asarray(rows, dtype=np.float32)
-    return Embeddings.of([f"{prefix}{i}" for i in range(len(rows))], rows)
-
-
-def same(first, second):
-    for name in (
-        "rows_QK",
-        "scores_QK",
-        "tied_out_Q",
-        "above_R",
-        "equal_R",
-        "relevant_score_R",
-        "pool_size_Q",
-    ):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
 @settings(PATIENT, max_examples=12)

@@ -12,6 +12,7 @@ from clearsight.names import Names
 from clearsight.ranking import candidates as side
 from clearsight.ranking import rank
 from clearsight.types import Embeddings, RowSource
+from ranking_forms import embeddings, same
 
 PATIENT = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -34,24 +35,6 @@ class Elsewhere:
         self.reads.append(len(index))
         assert len(np.unique(index)) == len(index)
         return self.inside.take(index)
-
-
-def embeddings(rows, prefix):
-    return Embeddings.of([f"{prefix}{i}" for i in range(len(rows))], np.asarray(rows, dtype=np.float32))
-
-
-def same(first, second):
-    for name in (
-        "rows_QK",
-        "scores_QK",
-        "tied_out_Q",
-        "above_R",
-        "equal_R",
-        "relevant_score_R",
-        "pool_size_Q",
-    ):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
-    assert tuple(first.candidate_ids) == tuple(second.candidate_ids)
 
 
 @settings(PATIENT, max_examples=25)

@@ -64,10 +64,10 @@ def predict(model: Any, pairs: list[Any], batches: list[list[int]]) -> Any:
     return np.array([scores[place] for place in range(len(pairs))], np.float32)
 
 
-def main(request_file: str) -> None:
+def answer(request: dict[str, Any]) -> tuple[dict[Any, Any], list[Any]]:
+    """Do the jobs of a request; returns the models by dtype, and the items."""
     import numpy as np
 
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     items = open_items(request["items"])
     pairs = [(items[query], items[document]) for query, document in request.get("pairs", [])]
     models: dict[Any, Any] = {}
@@ -85,6 +85,7 @@ def main(request_file: str) -> None:
             np.save(job["out"], predict(model, pairs, job["batches"]))
         else:
             np.save(job["out"], encode(model, items, job["method"], job["batches"]))
+    return models, items
 
 
 def kind_of(pairs: list[Any]) -> Any:
@@ -95,4 +96,4 @@ def kind_of(pairs: list[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
