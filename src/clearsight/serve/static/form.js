@@ -1,0 +1,199 @@
+// The question: words, a picture, a filter, and how it is to be answered.
+
+import * as api from './api.js';
+import { find, findAll, h, icon, ICONS, nameOf, say } from './dom.js';
+import { recall } from './pictures.js';
+
+const LISTED = 24;
+const OF_FILTER = /filter|field|condition|pattern|character \d|where/i;
+
+export class Form {
+  /** `app`: {state, info, go, give}. */
+  constructor(form, app) {
+    Object.assign(this, { form, app, urls: new Map() });
+    this.input = find('#words', form);
+    this.where = find('#where', form);
+    form.addEventListener('submit', (event) => { event.preventDefault(); this.submit(); });
+    form.addEventListener('change', (event) => this.changed(event.target));
+    find('#narrow').addEventListener('click', () => {
+      this.unfold(find('#filter').hidden);
+      if (!find('#filter').hidden) this.where.focus();
+    });
+    this.drops();
+  }
+
+  words() { return this.input.value.trim(); }
+  focus() { scrollTo(0, 0); this.input.focus(); this.input.select(); }
+
+  /** Shows what the server offers. */
+  begin() {
+    const { info } = this.app;
+    const { offers } = info;
+    find('#rerank').hidden = !offers.rerank;
+    find('#explain').hidden = !offers.explain;
+    find('#pick').hidden = !offers.image;
+    find('#file').disabled = !offers.image;
+    this.input.placeholder = offers.both ? 'Words, a picture, or both' : offers.image ? 'Words, or a picture' : 'Words';
+    const compared = offers.spaces.includes('raw') && offers.spaces.includes('repaired');
+    for (const radio of findAll('#spaces input')) radio.disabled = !compared && radio.value !== 'repaired';
+    find('#spaces').title = compared ? '' : 'This index has no repair, so there is nothing to compare.';
+    if (!compared && !this.unrepaired) {
+      this.unrepaired = h('p', { class: 'fine', text: 'No repair is in force.' });
+      find('#spaces').after(this.unrepaired);
+      find('#spaces').hidden = true;
+    }
+    const named = info.fields.slice(0, LISTED);
+    find('#fields').replaceChildren(...(named.length
+      ? ['Fields:', ...named.map((field) => h('button', { type: 'button', title: `Put ${field.name} into the filter`, on: { click: () => this.put(field.name) } }, field.name, ' ', h('i', { text: field.type }))),
+        info.fields.length > LISTED ? `and ${info.fields.length - LISTED} more` : '']
+      : ['This collection has no fields besides id, source, modality and text.']));
+    this.where.placeholder = example(info.fields);
+  }
+
+  put(name) {
+    const written = /^[A-Za-z_]\w*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+    const { selectionStart: from, selectionEnd: to, value } = this.where;
+    const gap = from > 0 && !/[\s(]$/.test(value.slice(0, from)) ? ' ' : '';
+    this.where.setRangeText(`${gap}${written} `, from, to, 'end');
+    this.where.focus();
+  }
+
+  /** Brings the fields in line with the state. */
+  async show(signal) {
+    const { state } = this.app;
+    const index = state.view === 'index';
+    find('.options', this.form).hidden = index;
+    this.input.value = state.q;
+    this.where.value = state.where;
+    this.form.elements.show.value = state.show;
+    this.form.elements.rerank.checked = state.rerank;
+    this.form.elements.explain.checked = state.explain;
+    this.clear();
+    const both = find('#spaces input[value="both"]').closest('label');
+    both.hidden = state.view === 'map'; // one map shows both, one after the other
+    if (state.view === 'map' && state.show === 'both') this.form.elements.show.value = 'repaired';
+    this.unfold(Boolean(state.where) || (!find('#filter').hidden && !index), index);
+    find('#narrow').classList.toggle('set', Boolean(state.where));
+    await this.chip(signal);
+  }
+
+  unfold(open, hide = false) {
+    find('#filter').hidden = !open || hide;
+    find('#narrow').setAttribute('aria-expanded', String(open));
+  }
+
+  submit() {
+    const { state, info, go } = this.app;
+    const q = this.words();
+    const change = { q, where: this.where.value.trim(), item: '' };
+    if (state.view === 'index') change.view = 'search';
+    if (q && state.like) change.like = '';
+    if (q && state.image && info && !info.offers.both) change.image = '';
+    if (info) go.call(this.app, change);
+  }
+
+  changed(target) {
+    const { state } = this.app;
+    if (target.id === 'file') {
+      if (target.files[0]) this.app.give(target.files[0]);
+      target.value = '';
+    } else if (target.name === 'show') this.app.go({ show: target.value });
+    else if (target.name === 'rerank' || target.name === 'explain') this.app.go({ [target.name]: target.checked });
+    else if (target === this.where && !target.value.trim() && state.where) this.app.go({ where: '' });
+  }
+
+  /** The picture, or the item, that is searched with. */
+  async chip(signal) {
+    const chip = find('#chip');
+    const { state } = this.app;
+    const key = state.like ? `like ${state.like}` : state.image;
+    if (chip.dataset.key === key) return;
+    this.app.named = null;
+    chip.dataset.key = key;
+    chip.hidden = !key;
+    chip.replaceChildren();
+    if (!key) return;
+    let [name, address] = ['Picture', ''];
+    if (state.like) {
+      name = state.like;
+      address = api.thumbnail(state.like);
+      try {
+        const [hit] = await api.items([state.like], signal);
+        if (hit) name = nameOf(hit);
+        if (hit?.modality === 'text') address = '';
+      } catch (fault) { if (fault.name === 'AbortError') { chip.dataset.key = ''; throw fault; } }
+      this.app.named = name;
+    } else {
+      const picture = await recall(state.image);
+      if (picture) {
+        name = picture.name;
+        if (!this.urls.has(key)) this.urls.set(key, URL.createObjectURL(picture.blob));
+        address = this.urls.get(key);
+      }
+    }
+    if (signal.aborted) { chip.dataset.key = ''; return; }
+    const shown = h('img', { class: 'shown', alt: '', width: '34', height: '34' });
+    shown.addEventListener('error', () => shown.remove());
+    if (address) shown.src = address;
+    const label = state.like ? `Like “${name}”` : name;
+    chip.replaceChildren(...[address && shown, h('span', { text: label, title: label }),
+      h('button', { type: 'button', 'aria-label': `Search without ${state.like ? 'this item' : 'the picture'}`, on: { click: () => this.app.go({ image: '', like: '' }) } }, icon(ICONS.close))].filter(Boolean));
+  }
+
+  /** Shows a fault of the filter beside it; false for any other fault. */
+  blame(fault) {
+    const said = [fault.message, fault.where && `At ${fault.where}.`, fault.advice].filter(Boolean).join(' ');
+    if (fault.status !== 400 && fault.status !== 422) return false;
+    if (!this.app.state.where || !OF_FILTER.test(`${fault.message} ${fault.where ?? ''}`)) return false;
+    const note = find('#where-fault');
+    note.textContent = said;
+    note.hidden = false;
+    this.where.setAttribute('aria-invalid', 'true');
+    this.where.setAttribute('aria-describedby', 'where-fault fields');
+    this.unfold(true);
+    return true;
+  }
+
+  clear() {
+    find('#where-fault').hidden = true;
+    this.where.removeAttribute('aria-invalid');
+    this.where.setAttribute('aria-describedby', 'fields');
+    this.warned?.remove();
+  }
+
+  /** Says something about the question, until the next one. */
+  warn(sentence) {
+    this.warned?.remove();
+    this.warned = h('p', { class: 'fault warned', text: sentence });
+    this.form.append(this.warned);
+    say(sentence);
+  }
+
+  drops() {
+    const veil = find('#drop');
+    const files = (event) => [...(event.dataTransfer?.types ?? [])].includes('Files');
+    document.addEventListener('dragenter', (event) => { if (files(event)) { event.preventDefault(); veil.hidden = false; } });
+    document.addEventListener('dragover', (event) => { if (files(event)) event.preventDefault(); });
+    document.addEventListener('dragleave', (event) => { if (!event.relatedTarget) veil.hidden = true; });
+    document.addEventListener('drop', (event) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      veil.hidden = true;
+      if (event.dataTransfer.files[0]) this.app.give(event.dataTransfer.files[0]);
+    });
+    document.addEventListener('paste', (event) => {
+      const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith('image/'));
+      if (!file) return;
+      event.preventDefault();
+      this.app.give(file);
+    });
+  }
+}
+
+/** A filter that fits this collection. */
+function example(fields) {
+  const number = fields.find((field) => field.type === 'number');
+  const text = fields.find((field) => field.type === 'string');
+  const part = number ? `${number.name} > 2020` : text ? `${text.name} = 'Bern'` : "modality = 'image'";
+  return `such as ${part}`;
+}
