@@ -3,6 +3,7 @@
 
 const KEPT = 30;
 const EDGE = 2048;
+const SPARE = 65536; // bytes for the rest of a request
 const memory = new Map();
 
 const done = (request) => new Promise((resolve, reject) => {
@@ -40,7 +41,8 @@ async function keyOf(blob) {
 async function reduced(blob, limits) {
   const bitmap = await createImageBitmap(blob);
   const pixels = bitmap.width * bitmap.height;
-  if (blob.size <= (limits.bytes ?? Infinity) && pixels <= (limits.pixels ?? Infinity)) return blob;
+  const most = ((limits.body_bytes ?? Infinity) - SPARE) * 0.75; // a data URL is a third larger
+  if (blob.size <= most && pixels <= (limits.pixels ?? Infinity)) return blob;
   const scale = Math.min(1, EDGE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement('canvas');
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
