@@ -147,8 +147,10 @@ const own = (event) => event.defaultPrevented || event.button !== 0 || event.met
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest?.('a[href]');
-  if (!link || own(event) || !app.info) return;
+  if (!link || own(event)) return;
   const href = link.getAttribute('href');
+  if (href === '#main') { event.preventDefault(); find('#main').focus(); return; }
+  if (!app.info) return;
   if (href === './') { event.preventDefault(); app.go(read('')); return; }
   if (!href.startsWith('?')) return;
   event.preventDefault();

@@ -133,9 +133,9 @@ export class Results {
     const pair = (event) => this.pair(event.target.closest?.('.card')?.dataset.id ?? null, 1 - i);
     for (const event of ['pointerover', 'focusin']) body.addEventListener(event, pair);
     for (const event of ['pointerleave', 'focusout']) body.addEventListener(event, () => this.pair(null, 1 - i));
-    const scores = list.hits.length ? `scores ${fixed(list.hits[0].score)} to ${fixed(list.hits.at(-1).score)}` : 'nothing found';
+    const scores = list.hits.length ? `${fixed(list.hits[0].score)} to ${fixed(list.hits.at(-1).score)}` : 'nothing found';
     return h('section', {}, h('h2', { text: TITLES[list.space] }),
-      h('p', { class: 'fine', text: `${list.space === 'raw' ? 'the vectors as the model gives them' : list.repair}, ${scores}` }), body);
+      h('p', { class: 'fine', title: list.space === 'raw' ? 'Cosines of the vectors as the model gives them' : `Cosines after ${list.repair || 'no repair'}`, text: `Scores ${scores}` }), body);
   }
 
   /** Marks the same item in the other column. */
@@ -150,7 +150,7 @@ export class Results {
   stand(answer) {
     const [first] = answer.lists;
     const parts = [`${plural(first.rows, 'item', 'items')} searched in ${duration(first.seconds)}`];
-    if (answer.lists.length === 1) parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repaired by ${first.repair}` : 'no repair');
+    parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repair ${first.repair}` : 'no repair');
     return parts.join(', ');
   }
 

@@ -1,6 +1,6 @@
 // Light, dark, or as the system has it.
 
-import { icon } from './dom.js';
+import { h, icon } from './dom.js';
 
 const ORDER = ['auto', 'light', 'dark'];
 const DRAWN = 'M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16';
@@ -10,7 +10,7 @@ export function themes(button, changed) {
   const root = document.documentElement;
   const show = () => {
     const now = root.dataset.theme ?? 'auto';
-    button.replaceChildren(icon(DRAWN), LABELS[now]);
+    button.replaceChildren(icon(DRAWN), h('span', { text: LABELS[now] }));
     button.setAttribute('aria-label', `Colours: ${now === 'auto' ? 'as the system' : now}`);
     button.title = 'Colours: light, dark, or as the system';
     changed();
