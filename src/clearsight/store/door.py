@@ -65,10 +65,14 @@ class View(Protocol):
             own names (`parse_where(text, view.fields)`).
     """
 
-    version: int
-    repair: str
-    rows: int
-    fields: Mapping[str, pa.DataType]
+    @property
+    def version(self) -> int: ...
+    @property
+    def repair(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def fields(self) -> Mapping[str, pa.DataType]: ...
 
     def search(
         self,

@@ -1,0 +1,107 @@
+"""The approximate index of a Lance table: built, extended, and its recall measured.
+
+IVF_RQ keeps a few bits of every dimension (RaBitQ, Gao & Long 2024, arXiv:2405.12497) in clusters; the best
+ten times K by those bits are scored by their own vectors (`lance_search.REFINE`).
+
+Legend of shapes: N rows, S rows of the sample, D width, K hits.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clearsight.store.columns import matrix
+from clearsight.store.exact import unit_rows
+from clearsight.store.lance_files import INDEX_NOTE, Place, config_of
+from clearsight.store.lance_schema import Layout
+from clearsight.store.lance_search import Fragments, exact_best, near_best
+
+INDEX_ROWS = 100_000
+"""Below so many rows every row is compared: that is faster than one would notice, and exact."""
+LEAST_ROWS = 256
+"""An index is trained on no fewer rows, not even where one is forced."""
+GROWN = 2
+"""An index is trained again when the rows have grown by this factor; until then new rows are added to it."""
+ROWS_A_PARTITION = 4096
+SAMPLE = 200
+TOP = 10
+WANTED_RECALL = 0.98
+
+
+def build_indexes(place: Place, dataset: Any, *, force: bool) -> None:
+    """Build or extend the indexes of both vectors, and note what they reach."""
+    rows = dataset.count_rows()
+    if rows < (LEAST_ROWS if force else INDEX_ROWS):
+        return
+    notes = json.loads(config_of(dataset).get(INDEX_NOTE, "{}"))
+    columns = ("raw", Layout(dataset.schema).stored("vector"))
+    made = {column: _built(dataset, column, rows, notes.get(column)) for column in columns}
+    place.sync_index()
+    if made != notes:
+        dataset.update_config({INDEX_NOTE: json.dumps(made)})
+    place.sync_commit(dataset.version)
+
+
+def _built(dataset: Any, column: str, rows: int, note: dict[str, Any] | None) -> dict[str, Any]:
+    name = f"{column}_idx"
+    began = time.monotonic()
+    known = {index["name"]: index for index in dataset.list_indices()}
+    if note is not None and name in known and rows < GROWN * note["trained_rows"]:
+        if _all_rows(dataset, known[name]) and note["rows"] == rows:
+            return note
+        dataset.optimize.optimize_indices(index_names=[name])
+        trained = int(note["trained_rows"])
+    else:
+        partitions = max(1, rows // ROWS_A_PARTITION)
+        dataset.create_index(
+            column, "IVF_RQ", name=name, metric="cosine", num_partitions=partitions, replace=True
+        )
+        trained = rows
+    seconds = time.monotonic() - began
+    probes, recall = _measured(dataset, column, max(1, trained // ROWS_A_PARTITION))
+    return {
+        "kind": "IVF_RQ",
+        "rows": rows,
+        "trained_rows": trained,
+        "partitions": max(1, trained // ROWS_A_PARTITION),
+        "nprobes": probes,
+        "recall@10": recall,
+        "build_seconds": round(seconds, 1),
+    }
+
+
+def _all_rows(dataset: Any, index: dict[str, Any]) -> bool:
+    covered = set(index["fragment_ids"])
+    return all(fragment.fragment_id in covered for fragment in dataset.get_fragments())
+
+
+def _measured(dataset: Any, column: str, partitions: int) -> tuple[int, float]:
+    """How many partitions to search, and the share of the ten exact neighbours of stored vectors that are
+    found so (the vector itself left out)."""
+    rows = dataset.count_rows()
+    chosen = np.sort(np.random.default_rng(0).choice(rows, min(SAMPLE, rows), replace=False))
+    taken = dataset.take(chosen.tolist(), columns=["id", column])
+    query_SD = unit_rows(matrix(taken.column(column).combine_chunks()))
+    some = np.flatnonzero(query_SD.any(axis=1))
+    query_SD, own = query_SD[some], taken.column("id").take(pa.array(some)).to_pylist()
+    cache = Fragments()
+    exact = exact_best(dataset, column, None, query_SD, TOP + 1, cache)
+    expected = [set(best.ids) - {name} for best, name in zip(exact, own, strict=True)]
+    probes, recall = 0, 0.0
+    for probes in _tries(partitions):
+        near = near_best(dataset, column, None, query_SD, TOP + 1, probes, cache)
+        found = [len(set(best.ids) & wanted) for best, wanted in zip(near, expected, strict=True)]
+        recall = float(sum(found)) / max(1, sum(map(len, expected)))
+        if recall >= WANTED_RECALL:
+            break
+    return probes, round(recall, 4)
+
+
+def _tries(partitions: int) -> list[int]:
+    tries = [probes for probes in (8, 16, 32, 64, 128, 256) if probes < partitions]
+    return [*tries, partitions]

@@ -1,0 +1,130 @@
+"""Search in one version of a Lance table: exactly, or by its approximate index with the scores exact.
+
+Legend of shapes: N rows of a fragment, Q queries, D width, P candidates, K hits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clearsight.store.columns import matrix
+from clearsight.store.exact import Best, Block, best_rows, ordered, scores, unit_rows
+
+CACHE_BYTES = 1 << 29
+"""Vectors of a table up to this size stay in memory: 100,000 of width 1,024 are 410 MB."""
+_BATCH_BYTES = 1 << 26
+REFINE = 10
+"""Candidates of the approximate index, for each hit, that are scored by their own vectors."""
+_FEW_ROWS = 20_000
+"""Rows that a filter leaves, up to which they are scored one by one, index or not."""
+
+
+class Fragments:
+    """Vectors of fragments in memory, of all the versions that are being searched."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[tuple[Any, ...], Block] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def block(self, fragment: Any, column: str) -> Block:
+        """The rows of a fragment; read where they are not in memory."""
+        metadata = fragment.metadata
+        files = tuple(file.path for file in metadata.files)
+        key = (column, fragment.fragment_id, files, str(metadata.deletion_file))
+        with self._lock:
+            known = self._blocks.get(key)
+            if known is not None:
+                self._blocks.move_to_end(key)
+                return known
+        table = fragment.scanner(columns=["id", column], with_row_id=True).to_table()
+        block = block_of(table, column)
+        with self._lock:
+            if key not in self._blocks:
+                self._blocks[key] = block
+                self._bytes += block.unit_ND.nbytes
+            while self._bytes > CACHE_BYTES and len(self._blocks) > 1:
+                self._bytes -= self._blocks.popitem(last=False)[1].unit_ND.nbytes
+        return block
+
+
+def block_of(rows: pa.Table | pa.RecordBatch, column: str) -> Block:
+    ids, vectors = rows.column("id"), rows.column(column)
+    if isinstance(vectors, pa.ChunkedArray):
+        vectors = vectors.combine_chunks()
+    place_N = np.asarray(rows.column("_rowid").to_numpy(), dtype=np.int64)
+    return Block(ids, place_N, unit_rows(matrix(vectors)))
+
+
+def exact_best(
+    dataset: Any, column: str, filter: str | None, query_QD: NDArray[np.float32], top: int, cache: Fragments
+) -> list[Best]:
+    """The best rows, each compared with each query."""
+    width = query_QD.shape[1]
+    if dataset.count_rows() * width * 4 > CACHE_BYTES:
+        return best_rows(_streamed(dataset, column, filter, width), query_QD, top)
+    blocks = (cache.block(fragment, column) for fragment in dataset.get_fragments())
+    if filter is None:
+        return best_rows(blocks, query_QD, top)
+    named = dataset.scanner(columns=[], filter=filter, with_row_id=True).to_table()
+    place_P = np.sort(np.asarray(named.column("_rowid").to_numpy(), dtype=np.int64))
+    return best_rows((_among(block, place_P) for block in blocks), query_QD, top)
+
+
+def _among(block: Block, place_P: NDArray[np.int64]) -> Block:
+    at_N = np.flatnonzero(np.isin(block.place_N, place_P, assume_unique=True))
+    return Block(block.ids.take(pa.array(at_N)), block.place_N[at_N], block.unit_ND[at_N])
+
+
+def _streamed(dataset: Any, column: str, filter: str | None, width: int) -> Iterator[Block]:
+    rows = max(1, _BATCH_BYTES // (4 * width))
+    scanner = dataset.scanner(columns=["id", column], filter=filter, with_row_id=True, batch_size=rows)
+    return (block_of(batch, column) for batch in scanner.to_batches())
+
+
+def near_best(
+    dataset: Any,
+    column: str,
+    filter: str | None,
+    query_QD: NDArray[np.float32],
+    top: int,
+    probes: int,
+    cache: Fragments,
+) -> list[Best]:
+    """The best rows among what the approximate index finds.
+
+    Where a filter leaves few rows, or the index finds fewer than were asked for, all are compared.
+    """
+    rows = dataset.count_rows(filter=filter)
+    if rows <= max(top, _FEW_ROWS if filter else 0):
+        return exact_best(dataset, column, filter, query_QD, top, cache)
+    found = []
+    for query_D in query_QD:
+        nearest = {
+            "column": column,
+            "q": query_D,
+            "k": top,
+            "metric": "cosine",
+            "refine_factor": REFINE,
+            "minimum_nprobes": probes,
+        }
+        table = dataset.scanner(
+            columns=["id", column, "_distance"],
+            nearest=nearest,
+            filter=filter,
+            prefilter=True,
+            with_row_id=True,
+        ).to_table()
+        if len(table) < top:
+            found += exact_best(dataset, column, filter, query_D[None], top, cache)
+            continue
+        block = block_of(table, column)
+        found.append(ordered(block.ids.to_pylist(), block.place_N, scores(query_D, block.unit_ND), top))
+    return found
