@@ -20,7 +20,7 @@ from clearsight.sae.steps import sparse_kernels as kernels
 from clearsight.sae.steps.fused import FusedStep
 from clearsight.sae.steps.select import Scratch, Slots, encode_topk, select_by_screen
 from clearsight.sae.steps.select_kernels import group_count, select_rows
-from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
+from clearsight.threads import even_edges, spread, weighted_edges
 
 WIDTH, CONCEPTS, BATCH, STEPS = 24, 96, 64, 6
 CPU = torch.device("cpu")

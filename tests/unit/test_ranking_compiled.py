@@ -11,9 +11,9 @@ import torch
 from clearsight.errors import UsageError
 from clearsight.ranking import Prepared, rank, screen
 from clearsight.ranking.candidates import Part, part_products
-from clearsight.ranking.compiled import spread
 from clearsight.ranking.fixed import Rows, listed_products, listed_scores, pair_products, to_scores
 from clearsight.ranking.screen import GROUP, Shortlist
+from clearsight.threads import edges_every, spread
 from clearsight.types import Embeddings
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_work_is_spread_in_pieces_that_meet(work):
         torch.set_num_threads(count)
         try:
             taken: list[tuple[int, int]] = []
-            spread(lambda first, last: taken.append((first, last)), work, 7)  # noqa: B023
+            spread(lambda first, last: taken.append((first, last)), edges_every(work, 7))  # noqa: B023
         finally:
             torch.set_num_threads(threads)
         edges = sorted(taken)
@@ -74,7 +74,7 @@ def test_an_exception_of_any_piece_is_raised():
             raise ValueError("here")
 
     with pytest.raises(ValueError, match="here"):
-        spread(work, 30, 7)
+        spread(work, edges_every(30, 7))
 
 
 @pytest.mark.parametrize("near_limit", [1e9, 12])

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy.sparse import csr_array
 
-from clearsight.concepts.codes import Floats, Ints, Rows, compiled
+from clearsight.compiled import compiled
+from clearsight.concepts.codes import Floats, Ints, Rows
 
 PARTS = 16
 """The pairs are summed in so many parts, whatever the number of threads: the same sums on every machine."""
@@ -33,7 +34,7 @@ def attribution(image_codes: csr_array, text_codes: csr_array, dictionary_CD: Ro
         dictionary_CD: float32 or float64.
     """
     pairs, concepts = image_codes.shape
-    kernel = compiled(_add_attribution)
+    kernel = compiled(_add_attribution, any_order=True)
     sums_SC = np.zeros((min(PARTS, pairs), concepts))
     cuts = np.linspace(0, pairs, len(sums_SC) + 1).astype(np.int64)
     sides = [_arrays(codes, dictionary_CD.dtype) for codes in (image_codes, text_codes)]

@@ -14,7 +14,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from clearsight.concepts.codes import Floats, Ints, Rows, compiled
+from clearsight.compiled import compiled
+from clearsight.concepts.codes import Floats, Ints, Rows
 from clearsight.progress import Progress, Silent
 
 Reduction: TypeAlias = Literal["abs", "max", "offdiag", "sum"]
@@ -74,7 +75,7 @@ def _tiles(
     tiles: Sequence[tuple[int, int]], image: _Blocks, text: _Blocks, dictionary_CD: Rows, order_A: Ints
 ) -> Iterator[tuple[int, int, list[tuple[Floats, ...]]]]:
     """What `_add_tile` finds in B_ab and in B_ba, which share one tile of products of directions."""
-    kernel: Callable[..., tuple[Floats, ...]] = compiled(_add_tile)
+    kernel: Callable[..., tuple[Floats, ...]] = compiled(_add_tile, any_order=True)
     blocks = np.split(order_A, image.starts[1:])
     side = max(map(len, blocks))
     space = [np.empty((side, side)) for _ in range(2)]

@@ -5,9 +5,7 @@ Legend of shapes: N rows, C concepts, D width of activations, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,23 +109,3 @@ def matched(codes: csr_array, row_P: Ints) -> csr_array:
     if len(row_P) == codes.shape[0] and np.array_equal(row_P, np.arange(len(row_P))):
         return codes
     return csr_array(codes[row_P])
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@cache
-def compiled(function: Function) -> Function:
-    """The function as machine code that runs without the interpreter's lock; compiled at first use.
-
-    The compiled code is kept on disk where there is a place for it. Sums may be reordered and fused (so that
-    they use vector registers), NaN keeps its meaning.
-    """
-    from numba import njit
-
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract"}}
-    try:
-        made: Function = njit(cache=True, **options)(function)
-    except RuntimeError:  # numba's word for: no folder here can be written
-        made = njit(**options)(function)
-    return made

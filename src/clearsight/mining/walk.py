@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.ranking.compiled import compiled
+from clearsight.compiled import compiled
 
 Rows = NDArray[np.int64]
 
@@ -46,7 +46,12 @@ class Taken(NamedTuple):
 
 
 def open_slots(
-    anchor_B: Rows, pool_BK: Rows, forbidden: Any, owners: Any, used_Q: NDArray[np.bool_]
+    anchor_B: Rows,
+    pool_BK: NDArray[np.integer],
+    forbidden: Any,
+    owners: Any,
+    used_Q: NDArray[np.bool_],
+    blocked_Q: NDArray[np.bool_],
 ) -> Slots:
     """Retrieved candidates that may be negatives, with their owners; cosines are yet to be filled in.
 
@@ -54,9 +59,15 @@ def open_slots(
         pool_BK: retrieved candidates, best first; -1: none.
         forbidden, owners: tables of candidates by query, and of queries by candidate.
         used_Q: anchors already in a cluster have no slots.
+        blocked_Q: queries that cannot be taken: a candidate whose owners are all blocked has no slot.
     """
     size_B, size_S, candidate_S, owner_E = _kernels()[0](
-        anchor_B, pool_BK, forbidden.start_N1, forbidden.row_P, owners.start_N1, owners.row_P, used_Q
+        anchor_B,
+        pool_BK,
+        *(forbidden.start_N1, forbidden.row_P),
+        *(owners.start_N1, owners.row_P),
+        used_Q,
+        blocked_Q,
     )
     return Slots(
         _starts(size_B), candidate_S, _starts(size_S), owner_E, np.zeros(len(owner_E), dtype=np.float32)
@@ -110,7 +121,14 @@ def _starts(size_N: Rows) -> Rows:
 
 
 def _open(
-    anchor_B: Any, pool_BK: Any, banned_start: Any, banned_row: Any, own_start: Any, own_row: Any, used_Q: Any
+    anchor_B: Any,
+    pool_BK: Any,
+    banned_start: Any,
+    banned_row: Any,
+    own_start: Any,
+    own_row: Any,
+    used_Q: Any,
+    blocked_Q: Any,
 ) -> tuple[Any, Any, Any, Any]:
     blocks, depth = pool_BK.shape
     size_B = np.zeros(blocks, dtype=np.int64)
@@ -127,9 +145,14 @@ def _open(
             if candidate < 0:
                 continue
             place = np.searchsorted(banned, candidate)
-            owners = own_start[candidate + 1] - own_start[candidate]
-            if owners == 0 or (place < len(banned) and banned[place] == candidate):
+            if place < len(banned) and banned[place] == candidate:
                 continue
+            free = 0
+            for i in range(own_start[candidate], own_start[candidate + 1]):
+                free += not blocked_Q[own_row[i]]
+            if free == 0:
+                continue
+            owners = own_start[candidate + 1] - own_start[candidate]
             candidate_S[slots], size_S[slots] = candidate, owners
             slots += 1
             entries += owners

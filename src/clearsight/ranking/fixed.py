@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clearsight.compiled import compiled
 from clearsight.errors import DataError
-from clearsight.ranking.compiled import compiled, spread
+from clearsight.threads import edges_every, spread
 
 UNIT = 2.0**26
 CHUNK_ELEMENTS = 1 << 16
@@ -147,7 +147,7 @@ def pair_products(left: Rows, left_P: Tensor, right: Rows, right_P: Tensor) -> T
     raw_LD, length_L, at_left_P = left.raw_ND.numpy(), left.length_N.numpy(), left_P.contiguous().numpy()
     raw_RD, length_R, at_right_P = right.raw_ND.numpy(), right.length_N.numpy(), right_P.contiguous().numpy()
     product_P = np.empty(len(at_left_P))
-    kernel = _kernel()
+    kernel = compiled(_products, any_order=True)
 
     def work(first: int, last: int) -> None:
         at_left, at_right = at_left_P[first:last], at_right_P[first:last]
@@ -155,13 +155,8 @@ def pair_products(left: Rows, left_P: Tensor, right: Rows, right_P: Tensor) -> T
         factor_left, factor_right = UNIT / length_L[at_left], UNIT / length_R[at_right]
         kernel(raw_LD, at_left, factor_left, raw_RD, at_right, factor_right, product_P[first:last])
 
-    spread(work, len(product_P), max(1, PIECE_ELEMENTS // left.width))
+    spread(work, edges_every(len(product_P), max(1, PIECE_ELEMENTS // left.width)))
     return torch.from_numpy(product_P)
-
-
-@cache
-def _kernel() -> Any:
-    return compiled(_products, any_order=True)
 
 
 def _products(

@@ -6,13 +6,13 @@ query, S candidates near a relevant one.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clearsight.ranking.compiled import compiled, spread
+from clearsight.compiled import compiled
+from clearsight.threads import edges_every, spread
 
 TOGETHER = 64
 """Products compared with the floor before any of them is looked at alone."""
@@ -39,7 +39,7 @@ def scan(
     near_BT = torch.zeros_like(above_BT)
     block = products_BN.numpy(), rows_N.numpy(), *(bound_BT.numpy() for bound_BT in bounds_BT)
     state = [tensor.numpy() for tensor in (values_BM, rows_BM, above_BT, near_BT)]
-    kernel = _kernels()[0]
+    kernel: Any = compiled(_scan)
     _in_pieces(products_BN, lambda first, last: kernel(*block, *state, first, last))
     return near_BT
 
@@ -53,18 +53,13 @@ def list_near(
     if len(row_S):
         block = products_BN.numpy(), rows_N.numpy(), *(bound_BT.numpy() for bound_BT in bounds_BT)
         state = [tensor.numpy() for tensor in (near_BT, end_BT - near_BT, query_S, column_S, row_S)]
-        kernel = _kernels()[1]
+        kernel: Any = compiled(_list_near)
         _in_pieces(products_BN, lambda first, last: kernel(*block, *state, first, last))
     return query_S, column_S, row_S
 
 
 def _in_pieces(products_BN: Tensor, work: Any) -> None:
-    spread(work, len(products_BN), max(1, PIECE_PRODUCTS // products_BN.shape[1]))
-
-
-@cache
-def _kernels() -> tuple[Any, Any]:
-    return compiled(_scan), compiled(_list_near)
+    spread(work, edges_every(len(products_BN), max(1, PIECE_PRODUCTS // products_BN.shape[1])))
 
 
 def _scan(

@@ -1,18 +1,11 @@
-"""The one place that touches numba."""
+"""How the kernels of a training step are compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
-import numba
-
-Kernel = TypeVar("Kernel", bound=Callable[..., object])
-
-# Sums may be reordered (that is what lets them use vector units); NaN and infinity keep their meaning.
-FREEDOM = {"reassoc", "contract", "nsz"}
+from clearsight.compiled import Function
+from clearsight.compiled import compiled as _compiled
 
 
-def compiled(function: Kernel) -> Kernel:
-    """The function as machine code that releases the interpreter's lock; kept on disk between processes."""
-    return cast(Kernel, numba.njit(nogil=True, cache=True, fastmath=FREEDOM, error_model="numpy")(function))
+def compiled(function: Function) -> Function:
+    """Sums in any order, nothing checked: this is what lets them use vector registers."""
+    return _compiled(function, any_order=True, unchecked=True)

@@ -31,7 +31,7 @@ from clearsight.sae.steps.select import (
 )
 from clearsight.sae.steps.shared import CERTAIN, kind_refusal, without_gradients
 from clearsight.sae.steps.sparse_kernels import Floats, Longs
-from clearsight.sae.steps.threads import even_edges, spread, weighted_edges
+from clearsight.threads import even_edges, spread, weighted_edges
 
 FIXED_COST = 12.0
 """What a concept's Adam costs, in entries of its gradient: shares out the work among threads."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clearsight.sae.steps.screen_kernels import SUM, Halves, round_rows, select_screened
 from clearsight.sae.steps.select_kernels import Floats, Longs, Shorts, group_count, select_rows
-from clearsight.sae.steps.threads import even_edges, spread
+from clearsight.threads import even_edges, spread
 
 BLOCK_SCORES = 1 << 22
 """Scores computed at a time: 16 MiB stay in the third-level cache until they have been read."""

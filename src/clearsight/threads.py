@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 CHUNKS = 4
 """Pieces of work for each thread: a thread that was held up leaves the rest to the others."""
@@ -23,7 +22,7 @@ CHUNKS = 4
 @lru_cache(maxsize=4)
 def _crew(helpers: int, process: int) -> ThreadPoolExecutor:
     # The process number is part of the key: after a fork the parent's threads do not exist.
-    return ThreadPoolExecutor(helpers, thread_name_prefix="clearsight-sae")
+    return ThreadPoolExecutor(helpers, thread_name_prefix="clearsight")
 
 
 def spread(work: Callable[[int, int], object], edges: Sequence[int]) -> None:
@@ -33,8 +32,8 @@ def spread(work: Callable[[int, int], object], edges: Sequence[int]) -> None:
     Each call writes its own part of the output, so nothing depends on which thread took it. An exception of
     any call is raised here.
     """
-    threads = min(torch.get_num_threads(), len(edges) - 1)
-    if threads == 1:
+    threads = min(_threads(), len(edges) - 1)
+    if threads <= 1:
         for first, last in itertools.pairwise(edges):
             work(first, last)
         return
@@ -53,9 +52,14 @@ def spread(work: Callable[[int, int], object], edges: Sequence[int]) -> None:
             helper.result()
 
 
+def edges_every(total: int, piece: int) -> list[int]:
+    """Edges that cut 0..total into pieces of one size, the last of what is left."""
+    return [*range(0, total, piece), total]
+
+
 def even_edges(total: int) -> list[int]:
     """Edges that cut 0..total into CHUNKS pieces a thread, none of them empty."""
-    pieces = max(1, min(total, CHUNKS * torch.get_num_threads()))
+    pieces = max(1, min(total, CHUNKS * _threads()))
     return [total * i // pieces for i in range(pieces + 1)]
 
 
@@ -63,6 +67,12 @@ def weighted_edges(offset: npt.NDArray[np.int64], fixed: float) -> list[int]:
     """Edges over 0..len(offset) - 1 that share out the work `offset[i + 1] - offset[i] + fixed` of each i."""
     total = len(offset) - 1
     cost = offset + fixed * np.arange(total + 1)
-    pieces = max(1, min(total, CHUNKS * torch.get_num_threads()))
+    pieces = max(1, min(total, CHUNKS * _threads()))
     inner = np.searchsorted(cost, cost[-1] * np.arange(1, pieces) / pieces)
     return [0, *(int(edge) for edge in inner), total]
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
