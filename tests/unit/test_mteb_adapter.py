@@ -11,10 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import clearsight.mteb as adapter
 from clearsight import Encoder, Item, PerGroup, ShrinkageZCA
 from clearsight.errors import ItemError, UsageError
-from clearsight.mteb import MtebRetriever
+from clearsight.mteb import MtebRetriever, given
 
 
 class Prompt(StrEnum):
@@ -72,7 +71,7 @@ def test_images_and_both_are_candidates(encoder: Encoder) -> None:
 
 def test_blocks_change_nothing(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encode(MtebRetriever(encoder), [{"text": TEXTS}], Prompt.query)
-    monkeypatch.setattr(adapter, "BLOCK", 2)
+    monkeypatch.setattr(given, "BLOCK", 2)
     np.testing.assert_allclose(
         encode(MtebRetriever(encoder), [{"text": TEXTS}], Prompt.query), whole, atol=1e-5
     )
@@ -131,7 +130,7 @@ def test_skipped_items_stand_last() -> None:
 
 
 def test_a_block_of_skipped_items_has_the_others_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "BLOCK", 1)
+    monkeypatch.setattr(given, "BLOCK", 1)
     rows_ND = encode(
         MtebRetriever(Encoder.load("tiny", on_error="skip")), [{"text": [" ", "a square"]}], Prompt.query
     )
@@ -164,15 +163,15 @@ def test_what_is_refused(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("loaded", "name"),
     [
         ("owner/model", "owner/model"),
         ("tiny", "clearsight/tiny"),
         ("/some/where/my model", "clearsight/my-model"),
     ],
 )
-def test_names_have_an_owner(given: str, name: str) -> None:
-    assert adapter._owned(given) == name
+def test_names_have_an_owner(loaded: str, name: str) -> None:
+    assert given.owned(loaded) == name
 
 
 def test_nothing_to_encode(encoder: Encoder) -> None:
