@@ -6,9 +6,8 @@ neither a chat template nor a tokenizer can take a user's text for a control tok
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clearsight.errors import DataError, UsageError
 from clearsight.models.hierarchy import expand
+from clearsight.models.toml_values import choices, known_keys, read_toml, string
 from clearsight.registry import Registry
 from clearsight.types import MODALITIES, ROLES, Item, Modality, Role
 
@@ -148,12 +148,7 @@ def get_template(name_or_path: str | Path) -> Template:
         raise UsageError(
             f"There is no prompt file '{text}'.", do="Give a built-in name or an existing TOML file."
         )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The prompt file is not TOML: {error}.", where=text, do="Correct the file."
-        ) from None
+    table = read_toml(path, "prompt file")
     return _template(path.stem, table, where=text)
 
 
@@ -273,7 +268,7 @@ def _template(name: str, table: Mapping[str, Any], *, where: str) -> Template:
         DataError: an unknown key, or a value of the wrong kind.
     """
     known = {f.name for f in fields(Template)} - {"name"}
-    _known_keys(table, known, where)
+    known_keys(table, known, where)
     rules = table.get("rule")
     if not isinstance(rules, list) or not rules or not all(isinstance(rule, dict) for rule in rules):
         raise DataError("A prompt needs at least one rule.", where=where, do="Add a [[rule]] table.")
@@ -292,18 +287,18 @@ def _template(name: str, table: Mapping[str, Any], *, where: str) -> Template:
         )
     return Template(
         name=name,
-        description=_string(table, "description", where),
+        description=string(table, "description", where),
         rule=tuple(_rule(rule, where) for rule in rules),
         generation_prompt=generation,
         order=order,
-        source=_string(table, "source", where),
+        source=string(table, "source", where),
         form=form,
     )
 
 
 def _rule(table: Mapping[str, Any], where: str) -> Rule:
-    _known_keys(table, {f.name for f in fields(Rule)}, where)
-    instruction = _string(table, "instruction", where)
+    known_keys(table, {f.name for f in fields(Rule)}, where)
+    instruction = string(table, "instruction", where)
     if instruction and instruction.count("{instruction}") != 1:
         raise DataError(
             f"instruction is {instruction!r}.",
@@ -311,38 +306,11 @@ def _rule(table: Mapping[str, Any], where: str) -> Rule:
             do="Write {instruction} once, where its words go.",
         )
     return Rule(
-        role=_choices(table, "role", ROLES, where),
-        modality=_choices(table, "modality", MODALITIES, where),
-        counterpart=_choices(table, "counterpart", MODALITIES, where),
-        system=_string(table, "system", where),
-        before=_string(table, "before", where),
-        after=_string(table, "after", where),
+        role=choices(table, "role", ROLES, where),
+        modality=choices(table, "modality", MODALITIES, where),
+        counterpart=choices(table, "counterpart", MODALITIES, where),
+        system=string(table, "system", where),
+        before=string(table, "before", where),
+        after=string(table, "after", where),
         instruction=instruction,
     )
-
-
-def _known_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
-            raise DataError(
-                f"Unknown key '{key}'.", where=where, do=f"{hint}There are: {', '.join(sorted(known))}."
-            )
-
-
-def _string(table: Mapping[str, Any], key: str, where: str) -> str:
-    value = table.get(key, "")
-    if not isinstance(value, str):
-        raise DataError(f"{key} is {value!r}.", where=where, do="Give a string.")
-    return value
-
-
-def _choices(table: Mapping[str, Any], key: str, allowed: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    """A filter: one value or a list of values, all of them known."""
-    given = table.get(key, [])
-    values = tuple(given) if isinstance(given, list) else (given,)
-    for value in values:
-        if value not in allowed:
-            raise DataError(f"{key} is {value!r}.", where=where, do=f"There are: {', '.join(allowed)}.")
-    return values

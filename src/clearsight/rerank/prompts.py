@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearsight.errors import DataError, ItemError, UsageError
 from clearsight.models.prompts import Part, Span, Turn
+from clearsight.models.toml_values import choices, known_keys, read_toml
 from clearsight.types import MODALITIES, ImageSource, Item, Modality
 
 if TYPE_CHECKING:
@@ -165,10 +166,7 @@ def get_phrasing(name_or_path: str | Path) -> Phrasing:
     path = Path(name_or_path)
     if not path.is_file():
         raise UsageError(f"There is no file '{text}'.", do=f"Give it, or one of: {', '.join(_builtins())}.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise DataError(f"The wording is not TOML: {fault}.", where=text, do="Correct the file.") from None
+    table = read_toml(path, "wording")
     return _phrasing(path.stem, table, text)
 
 
@@ -194,9 +192,9 @@ def _builtins() -> dict[str, Phrasing]:
 
 def _phrasing(name: str, table: Mapping[str, Any], where: str) -> Phrasing:
     known = {"description", "source", "words", *FORMS}
-    _known(table, known, where)
+    known_keys(table, known, where)
     words = table.get("words", {})
-    _known(words, set(WORDS), where)
+    known_keys(words, set(WORDS), where)
     if not all(isinstance(word, str) and word.strip() for word in words.values()):
         raise DataError("A word is no text.", where=where, do="Give strings under [words].")
     return Phrasing(
@@ -215,29 +213,13 @@ def _rules(given: Any, form: str, where: str) -> tuple[Rule, ...]:
 
 
 def _rule(table: Mapping[str, Any], form: str, where: str) -> Rule:
-    _known(table, {f.name for f in fields(Rule)}, where)
+    known_keys(table, {f.name for f in fields(Rule)}, where)
     given = dict(table)
     for side in ("query", "candidate"):
-        values = given.get(side, [])
-        given[side] = (values,) if isinstance(values, str) else tuple(values)
-        unknown = [value for value in given[side] if value not in MODALITIES]
-        if unknown:
-            raise DataError(
-                f"{side} is {unknown[0]!r}.", where=where, do=f"There are: {', '.join(MODALITIES)}."
-            )
+        given[side] = choices(table, side, MODALITIES, where)
     if not isinstance(given.get("user"), str):
         raise DataError(f"A rule of '{form}' has no `user`.", where=where, do="Say how it asks.")
     return Rule(**given)
-
-
-def _known(table: Any, known: set[str], where: str) -> None:
-    if not isinstance(table, Mapping):
-        raise DataError(f"{table!r} is no table.", where=where, do="See the built-in wordings.")
-    for key in table:
-        if key not in known:
-            raise DataError(
-                f"Unknown key '{key}'.", where=where, do=f"There are: {', '.join(sorted(known))}."
-            )
 
 
 def _places(side: str, item: Item, trim: str) -> dict[str, list[Any]]:
