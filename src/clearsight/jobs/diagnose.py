@@ -80,7 +80,8 @@ def diagnose(config: DiagnoseConfig, ui: Ui | None = None) -> DiagnoseResult:
         ModelError, DataError, ItemError: as the models, the task or an item say.
     """
     from clearsight.data import load_task
-    from clearsight.jobs.diagnosis import findings_of, page_of, write_tables
+    from clearsight.jobs.diagnosis import findings_of, write_tables
+    from clearsight.jobs.diagnosis_page import page_of
     from clearsight.jobs.examine import examine
     from clearsight.report.diagnosis import render_diagnosis
     from clearsight.report.figures import write_figures
