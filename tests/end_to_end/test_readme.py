@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from clearsight.cli import GROUPS, JOBS, build_app
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -47,7 +49,6 @@ def test_every_command_named_exists() -> None:
 
 
 def test_the_tree_is_the_tree() -> None:
-    root = Path(__file__).parents[2]
     for path in (
         "types.py",
         "moments.py",
@@ -58,12 +59,31 @@ def test_the_tree_is_the_tree() -> None:
         "mining",
         "training",
         "jobs/papers",
-        "mteb.py",
+        "mteb",
         "repair",
         "run",
         "jobs",
         "cli",
         "report",
     ):
-        assert (root / "src/clearsight" / path).exists(), path
+        assert (ROOT / "src/clearsight" / path).exists(), path
         assert path.split("/")[-1].removesuffix(".py") in README
+
+
+def test_benchmarks_exist_with_their_flags() -> None:
+    found = re.findall(r"`python (benchmarks/\w+\.py)([^`]*)`", README)
+    assert found
+    for script, words in found:
+        source = (ROOT / script).read_text()
+        for flag in re.findall(r"--[\w-]+", words):
+            assert f'"{flag}"' in source, f"{script} {flag}"
+
+
+def test_the_figures_of_reranking_are_those_measured() -> None:
+    lines = (ROOT / "benchmarks/results/rerank_quality.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["queries"] == 2000 and row["scorer"] == "likelihood"]
+    last = {row["way"]: row for row in rows}
+    shares = " / ".join(f"{last[way]['hit_rate@1']:.1f}" for way in ("i2t", "t2i"))
+    assert f"**{shares}**" in README
+    bounds = " / ".join(f"{last[way]['bound']:g}" for way in ("i2t", "t2i"))
+    assert f"could pass {bounds})" in README
