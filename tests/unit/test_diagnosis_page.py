@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
@@ -41,52 +40,9 @@ from clearsight.report.diagnosis.payload import MAP_RANGE, rounded
 from clearsight.report.diagnosis.sheets import ACROSS, CELL, sheets
 from clearsight.report.diagnosis.view import masking_rows, overlap_groups, sides
 from diagnosis_sample import sample_diagnosis
+from html_page import Page
 
-VOID = frozenset(("base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"))
 HOSTILE = "</script><script>alert(1)</script><!-- \"' onload=x {{ 7*7 }} \ud800 \x1b \u202e \u2028"
-
-
-class Page(HTMLParser):
-    """Elements with attributes, the text outside scripts and styles, scripts by id, and faults of nesting."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.style, self.scripts, self.faults = "", "", [], []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        self.faults += self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self._open or self._open.pop() != tag:
-            self.faults.append(f"</{tag}> out of place")
-
-    def handle_data(self, data: str) -> None:
-        where = self._open[-1] if self._open else ""
-        if where == "script":
-            self.scripts[-1] += data
-        elif where == "style":
-            self.style += data
-        else:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        return json.loads(self.scripts[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 @pytest.fixture(scope="module")

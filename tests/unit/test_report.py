@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
@@ -36,9 +35,9 @@ from clearsight.report import (
 from clearsight.report.axis import chart, nice_ticks
 from clearsight.report.view import headlines, scales, task_tables
 from clearsight.types import Score
+from html_page import Page
 
 CHANCE = {"hit_rate@1": 0.0005, "hit_rate@5": 0.0025, "hit_rate@10": 0.005}
-VOID = frozenset(("base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"))
 HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7*7 }} </style> \ud800 \x1b[31m \u202e"
 
 
@@ -239,41 +238,6 @@ def html(data: ReportData) -> str:
     return render_report(data)
 
 
-class Page(HTMLParser):
-    """Elements with attributes, the text, and whatever is not closed where it should be."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.styles, self.faults, self._open = "", "", [], []
-        self.feed(html)
-        self.close()
-        self.faults += self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if len(dict(attrs)) != len(attrs):
-            self.faults.append(f"{tag} repeats an attribute")
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self._open or self._open.pop() != tag:
-            self.faults.append(f"</{tag}> out of place")
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "style":
-            self.styles += data
-        else:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-
 def lines(rows: tuple[ResultRow, ...], width: int) -> list[str]:
     """The table as written to a console too wide to wrap anything."""
     out = io.StringIO()
@@ -299,8 +263,8 @@ def test_nothing_is_asked_of_the_network(html: str) -> None:
         assert (attrs.get("src") or "data:image/").startswith("data:image/")
         assert (attrs.get("href") or "#").startswith("#")
         assert not [name for name in attrs if name.startswith("on") or name in ("srcset", "style", "action")]
-    assert "url(" not in page.styles
-    assert "@import" not in page.styles
+    assert "url(" not in page.style
+    assert "@import" not in page.style
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
 
@@ -452,6 +416,17 @@ def test_columns_of_the_table_are_aligned(data: ReportData) -> None:
     assert len({line.index(" [") for line in rows}) == 1
 
 
+@pytest.mark.parametrize("width", [90, 97, 100, 110])
+def test_an_interval_that_reaches_100_fits_too(data: ReportData, width: int) -> None:
+    sure = {name: replace(one, mean=1.0, low=0.975, high=1.0) for name, one in data.rows[1].scores.items()}
+    shown = lines((replace(data.rows[1], scores=sure), data.rows[2]), width)
+    rule = next(i for i, line in enumerate(shown) if line.startswith("──"))
+    assert max(map(cell_len, shown)) <= width
+    assert "[97.5–100.0]" in "".join(shown)
+    first, second = shown[rule + 2 : rule + 4]
+    assert first.index("+") == second.index("+")
+
+
 def test_rows_that_differ_in_their_reference_name_it(data: ReportData) -> None:
     rows = (*data.rows[:2], replace(data.rows[2], against="centred"))
     shown = lines(rows, 100)
@@ -546,7 +521,7 @@ def luminance(colour: str) -> float:
 
 
 def test_text_has_the_contrast_of_wcag_aa_in_light_and_dark(html: str) -> None:
-    schemes = re.findall(r":root \{([^}]*--paper: #[0-9a-f]{6}[^}]*)\}", Page(html).styles)
+    schemes = re.findall(r":root \{([^}]*--paper: #[0-9a-f]{6}[^}]*)\}", Page(html).style)
     assert len(schemes) == 2
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))

@@ -22,24 +22,29 @@ from clearsight.report.text import (
     stars,
 )
 from clearsight.report.view import measures_of, task_tables
+from clearsight.types import Score
 
 _GAP = 2
-_RANGE = 12
-"""Room for a blank and an interval, such as ` [56.8–61.0]`."""
 _SMALLEST_NAME = 12
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What is shown: the first `shown` measures, the first `intervals` of them with their interval."""
+    """What is shown: the first `shown` measures, the first `intervals` of them with their interval; `room` is
+    that of a blank and the widest interval, such as ` [56.8–61.0]`."""
 
     name: int
     shown: int
     intervals: int
     difference: int
+    room: int
+
+    def room_at(self, place: int) -> int:
+        """Of the interval of a measure; 0 where it is not shown."""
+        return self.room if place < self.intervals else 0
 
     def column(self, title: str, place: int) -> int:
-        return max(cell_len(title), 5 + (_RANGE if place < self.intervals else 0))
+        return max(cell_len(title), 5 + self.room_at(place))
 
     def width(self, titles: Sequence[str]) -> int:
         columns = [self.column(title, place) for place, title in enumerate(titles[: self.shown])]
@@ -104,13 +109,14 @@ def _fit(rows: Sequence[ResultRow], titles: dict[str, str], common: str | None, 
     name = max((cell_len(text) for text in names), default=0)
     tested = [_difference(row, common) for row in rows if row.test is not None]
     difference = max((cell_len(text) for text in (*tested, _reference(common))), default=0) if tested else 0
-    layout = _Layout(name, len(shown), 0, difference)
+    room = max((len(_interval(score)) for row in rows for score in row.scores.values()), default=0)
+    layout = _Layout(name, len(shown), 0, difference, room)
     for count, intervals in _choices(len(shown)):
-        layout = _Layout(name, count, intervals, difference)
+        layout = _Layout(name, count, intervals, difference, room)
         if layout.width(shown) <= width:
             return layout
     spare = width - (layout.width(shown) - name)
-    return _Layout(max(_SMALLEST_NAME, spare), layout.shown, layout.intervals, difference)
+    return _Layout(max(_SMALLEST_NAME, spare), layout.shown, layout.intervals, difference, room)
 
 
 def _choices(measures: int) -> Iterator[tuple[int, int]]:
@@ -133,7 +139,7 @@ def _header(embedding: str, titles: dict[str, str], layout: _Layout, common: str
     line = _padded(_subhead(embedding), layout.name)
     for place, title in enumerate(list(titles.values())[: layout.shown]):
         # The title stands over the number, not over the interval to its right.
-        room = _RANGE if place < layout.intervals else 0
+        room = layout.room_at(place)
         line.append(
             " " * _GAP + title.rjust(layout.column(title, place) - room).ljust(layout.column(title, place))
         )
@@ -147,16 +153,20 @@ def _line(row: ResultRow, titles: dict[str, str], layout: _Layout, common: str |
     line = _padded(Text(_name(row)), layout.name)
     for place, (measure, title) in enumerate(list(titles.items())[: layout.shown]):
         score = row.scores.get(measure)
-        room = _RANGE if place < layout.intervals else 0
+        room = layout.room_at(place)
         number = NONE if score is None else percent(score.mean)
         line.append(" " * _GAP + number.rjust(layout.column(title, place) - room), "" if place else "bold")
         if room:
-            bounds = "" if score is None else interval(score.low, score.high)
-            line.append((f" [{bounds}]" if bounds else "").ljust(room), "dim")
+            line.append(("" if score is None else _interval(score)).ljust(room), "dim")
     if row.test is not None:
         line.append(" " * _GAP + _difference(row, common))
     line.rstrip()
     return line
+
+
+def _interval(score: Score) -> str:
+    bounds = interval(score.low, score.high)
+    return f" [{bounds}]" if bounds else ""
 
 
 def _padded(text: Text, width: int) -> Text:
