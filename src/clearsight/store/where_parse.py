@@ -119,10 +119,10 @@ class _Reader:
     def _no_condition(self, node: Any) -> UsageError:
         from sqlglot import exp
 
-        if isinstance(node, exp.Func):
-            what = "The filter calls a function."
-        elif node.find(exp.Query) is not None:
+        if node.find(exp.Query) is not None:
             what = "The filter asks a query of its own."
+        elif isinstance(node, exp.Func):
+            what = "The filter calls a function."
         else:
             what = "This is no condition that a filter may hold."
         allowed = "=, !=, <, <=, >, >=, in, between, like, is null, and, or, not"
