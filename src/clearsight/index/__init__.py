@@ -1,1 +1,22 @@
 """Collections of items with their vectors, repaired without labels, and search in them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clearsight.index.index import Index, find_index
+    from clearsight.index.nouns import Added, Hit, Query, Results, Searchable, Writable
+
+__all__ = ["Added", "Hit", "Index", "Query", "Results", "Searchable", "Writable", "find_index"]
+
+_HOMES = {
+    **dict.fromkeys(("Index", "find_index"), "index"),
+    **dict.fromkeys(("Added", "Hit", "Query", "Results", "Searchable", "Writable"), "nouns"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are loaded when they are asked for: the store and the repairs take a second."""
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"clearsight.index.{_HOMES[name]}"), name)
