@@ -44,6 +44,7 @@ JOBS = {
     "export": ("ExportConfig", "export"),
     "verify": ("VerifyConfig", "verify"),
     "push": ("PushConfig", "push"),
+    "serve": ("ServeConfig", "serve"),
 }
 # group -> (sentence, command -> (config, function)), all in the job module of the group's name
 GROUPS = {

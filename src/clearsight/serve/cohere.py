@@ -30,6 +30,7 @@ from clearsight.errors import UsageError
 from clearsight.serve.faults import RefusedError
 from clearsight.serve.inputs import Reader
 from clearsight.serve.judging import Judgement, Pairing
+from clearsight.serve.openai import space_of
 from clearsight.serve.parts import Content, item_of
 from clearsight.serve.room import Room
 from clearsight.serve.schemas import Body
@@ -139,16 +140,16 @@ class Cohere:
 
     async def embed(self, body: EmbedRequest) -> Response:
         service = self.room.service
-        _need_model(body.model, service)
+        space = space_of(body.model, service)
         types = _types(body, service)
         items = await self.room.read(lambda reader: items_of(body, reader))
         role: Literal["query", "candidate"] = "query" if body.input_type == "search_query" else "candidate"
-        embedded = await self.room.run(service.embeds[role], items)
+        embedded = await self.room.run(service.embeds[role, space], items)
         return await self.room.aside(_written, embedded, items, types, body.texts)
 
     async def rerank(self, body: RerankRequest) -> Response:
         service = self.room.service
-        _need_model(body.model, service)
+        space_of(body.model, service)
         service.need_reranker()
         for name in ("rank_fields", "max_tokens_per_doc", "max_chunks_per_doc"):
             if getattr(body, name) is not None:
@@ -179,16 +180,6 @@ def items_of(body: EmbedRequest, reader: Reader) -> list[Item]:
     if body.images:
         return [reader.item(f"images.{n}", None, image) for n, image in enumerate(body.images)]
     return [item_of(reader, f"inputs.{n}", one.content) for n, one in enumerate(body.inputs or ())]
-
-
-def _need_model(name: str, service: Service) -> None:
-    if name != service.model:
-        raise RefusedError(
-            404,
-            f"The model '{name[:100]}' is not served here.",
-            where="model",
-            do=f"There is '{service.model}'.",
-        )
 
 
 def _types(body: EmbedRequest, service: Service) -> list[str]:

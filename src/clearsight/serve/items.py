@@ -16,8 +16,9 @@ from clearsight.errors import DataError, UsageError
 from clearsight.files import to_plain
 from clearsight.serve.faults import RefusedError
 from clearsight.serve.room import Room
-from clearsight.serve.schemas import MOST_ID, Fault, Info, Items, MapAnswer, Offers
+from clearsight.serve.schemas import MOST_ID, Fault, Info, Items, MapAnswer, MetadataField, Offers
 from clearsight.serve.search import hits_answer
+from clearsight.serve.service import Service
 from clearsight.types import MODALITIES
 
 MOST_IDS = 500
@@ -31,6 +32,16 @@ _BEGINNINGS = (
     (b"GIF8", "image/gif"),
     (b"BM", "image/bmp"),
 )
+
+_PLACES = ("index", "items", "address", "path", "uri", "url", "model")
+"""Facts that say where things lie on this machine."""
+_WORDS = {
+    "string": "string",
+    "large_string": "string",
+    "bool": "boolean",
+    "timestamp": "time",
+    "date": "time",
+}
 
 Id = Annotated[str, Query(max_length=MOST_ID, description="the item's id")]
 
@@ -123,9 +134,8 @@ class Collection:
         )
 
     async def info(self) -> Info:
-        service = self.room.service
-        facts = to_plain(await self.room.aside(service.index.info))
-        return _info(facts, service.model, service.rerankers is not None, self.room.limits.told())
+        facts = await self.room.aside(self.room.service.index.info)
+        return _info(to_plain(facts), self.room.service, self.room.limits.told())
 
 
 def _drawn(draw: Any, state: str) -> tuple[str, bytes]:
@@ -141,7 +151,6 @@ def _packed(points: Mapping[str, Any]) -> dict[str, Any]:
     kinds_N = np.array([kind_of[str(name)] for name in points["modality"]], np.uint8)
     return {
         "version": int(points["version"]),
-        "repair": str(points["repair"]),
         "ids": [str(one) for one in points["ids"]],
         "modalities": list(MODALITIES),
         "modality": coded(kinds_N),
@@ -150,20 +159,42 @@ def _packed(points: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _info(facts: Mapping[str, Any], model: str, reranks: bool, limits: dict[str, int]) -> Info:
+def _info(facts: Mapping[str, Any], service: Service, limits: dict[str, int]) -> Info:
+    store = {name: value for name, value in facts["store"].items() if name not in _PLACES}
+    told = {name: value for name, value in facts.items() if name not in _PLACES}
+    root = service.index.root
+    told |= {"name": "" if root is None else root.name, "model": service.model, "store": store}
+    kinds = {name: str(kind) for name, kind in facts["metadata"].items()}
     return Info(
-        rows=int(facts.get("rows", 0)),
-        modalities=dict(facts.get("modalities") or {}),
-        fields=[],
-        model=model,
-        repair=str(facts.get("repair") or ""),
-        version=int(facts.get("version", 0)),
+        rows=facts["rows"],
+        modalities=facts["modalities"],
+        fields=[
+            MetadataField(name=name, type=_type(kind))
+            for name, kind in kinds.items()
+            if name not in ("id", "text", "modality", "source")
+        ],
+        model=service.model,
+        repair=facts["repair"],
+        version=facts["version"],
         offers=Offers(
-            text=True, image=True, both=True, rerank=reranks, explain=False, spaces=["raw", "repaired"]
+            text="text" in service.reads,
+            image="image" in service.reads,
+            both="image+text" in service.reads,
+            rerank=service.reranks,
+            explain=service.sae is not None,
+            spaces=["raw", "repaired"],
         ),
         limits=limits,
-        index=dict(facts),
+        index=told,
     )
+
+
+def _type(kind: str) -> str:
+    """A column's Arrow type in a word."""
+    for beginning, word in _WORDS.items():
+        if kind.startswith(beginning):
+            return word
+    return "number"
 
 
 def _kind(data: bytes) -> str:

@@ -2,7 +2,8 @@
 
 Beyond OpenAI's: an input may be a content part ({"type": "image_url", ...}), a list of parts, or {"content":
 [parts]}; `input_type` says which side of a search the inputs are. Not offered, and refused: token ids, other
-`dimensions` than the model's. Vectors have length 1.
+`dimensions` than the model's. Vectors have length 1; the name NAME asks for them as the model makes them,
+NAME:repaired as they are after the index's repair, where words find pictures better.
 Source: the API reference of OpenAI, and the types of openai-python 3.54.
 """
 
@@ -22,7 +23,7 @@ from clearsight.serve.inputs import Reader
 from clearsight.serve.parts import Content, ImagePart, Part, TextPart, item_of
 from clearsight.serve.room import Room
 from clearsight.serve.schemas import Body
-from clearsight.serve.service import Embedded
+from clearsight.serve.service import Embedded, Service, Space
 from clearsight.types import Item
 
 Input = str | Part | Content | list[Part] | list[int]
@@ -89,23 +90,20 @@ class OpenAi:
             summary="Vectors of texts and pictures",
         )
         router.add_api_route(
-            "/v1/models", self.models, methods=["GET"], response_model=ModelList, summary="The served model"
+            "/v1/models",
+            self.models,
+            methods=["GET"],
+            response_model=ModelList,
+            summary="The names that may be asked for",
         )
         return router
 
     async def models(self) -> ModelList:
-        return ModelList(data=[Model(id=self.room.service.model)])
+        return ModelList(data=[Model(id=name) for name in self.room.service.models])
 
     async def embeddings(self, body: EmbeddingRequest) -> Response:
         service = self.room.service
-        if body.model != service.model:
-            raise RefusedError(
-                404,
-                f"The model '{body.model[:100]}' is not served here.",
-                where="model",
-                do=f"There is '{service.model}'.",
-                code="model_not_found",
-            )
+        space = space_of(body.model, service)
         if body.dimensions not in (None, service.width):
             raise UsageError(
                 f"The model's vectors have {service.width} dimensions; they are not cut.",
@@ -114,8 +112,26 @@ class OpenAi:
             )
         items = await self.room.read(lambda reader: items_of(body.input, reader))
         role: Literal["query", "candidate"] = "query" if body.input_type.endswith("query") else "candidate"
-        embedded = await self.room.run(service.embeds[role], items)
-        return await self.room.aside(_written, embedded, body.encoding_format, service.model)
+        embedded = await self.room.run(service.embeds[role, space], items)
+        return await self.room.aside(_written, embedded, body.encoding_format, body.model)
+
+
+def space_of(model: str, service: Service) -> Space:
+    """Which vectors a model's name asks for.
+
+    Raises:
+        RefusedError: it is not served here.
+    """
+    models = service.models
+    if model not in models:
+        raise RefusedError(
+            404,
+            f"The model '{model[:100]}' is not served here.",
+            where="model",
+            do=f"There is {' and '.join(repr(name) for name in models)}.",
+            code="model_not_found",
+        )
+    return models[model]
 
 
 def items_of(given: Any, reader: Reader) -> list[Item]:

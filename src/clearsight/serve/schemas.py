@@ -105,7 +105,6 @@ class MapAnswer(BaseModel):
     """
 
     version: int
-    repair: str
     ids: list[str]
     modalities: list[str]
     modality: str

@@ -13,11 +13,9 @@ from clearsight.errors import UsageError
 from clearsight.index.nouns import Hit, Query, Results
 from clearsight.serve.faults import RefusedError
 from clearsight.serve.inputs import Reader
-from clearsight.serve.judging import Judgement, Pairing
 from clearsight.serve.room import Room
 from clearsight.serve.schemas import HitAnswer, SearchAnswer, SearchRequest, SpaceAnswer, Why
-from clearsight.serve.service import Service
-from clearsight.types import Item
+from clearsight.serve.service import Again, Service
 
 
 class Search:
@@ -38,26 +36,24 @@ class Search:
         return router
 
     async def search(self, body: SearchRequest) -> SearchAnswer:
-        service = self.room.service
+        room, service = self.room, self.room.service
         if body.rerank:
             service.need_reranker()
-        query = await self.room.read(lambda reader: _query(body, reader, service))
+        if body.explain and service.sae is None:
+            raise UsageError(
+                "Matches cannot be explained without a sparse autoencoder of this model.",
+                where="explain",
+                do="Start the server with --explain SAE.",
+            )
+        query = await room.read(lambda reader: _query(body, reader, service))
         queries = [query, replace(query, space="raw")] if body.space == "both" else [query]
-        results: list[Results] = await self.room.run(service.searches, queries)
+        results: list[Results] = await room.run(service.searches, queries)
         if body.rerank:
-            results = await self._judged(results, body.rerank_top)
+            results = await room.run(service.agains, [Again(one, body.rerank_top) for one in results])
+        if body.explain:
+            results = await room.run(service.explains, results)
         first, *beside = [_space(one) for one in results]
         return SearchAnswer(**first.model_dump(), beside=beside[0] if beside else None)
-
-    async def _judged(self, results: list[Results], top: int) -> list[Results]:
-        """The first hits of each in the reranker's order; the others below, as they were."""
-        service = self.room.service
-        pairings = [await self.room.aside(_pairing, service, one, top) for one in results]
-        judgements = await self.room.run(service.judges, pairings)
-        return [
-            _reordered(one, pairing, judgement)
-            for one, pairing, judgement in zip(results, pairings, judgements, strict=True)
-        ]
 
 
 def _query(body: SearchRequest, reader: Reader, service: Service) -> Query:
@@ -80,47 +76,6 @@ def _query(body: SearchRequest, reader: Reader, service: Service) -> Query:
         top=body.top,
         space="raw" if body.space == "raw" else "repaired",
     )
-
-
-def _pairing(service: Service, results: Results, top: int) -> Pairing:
-    """What the reranker is asked: the question against the first hits, with their pictures."""
-    items = [_item(service, hit) for hit in results.hits[:top]]
-    return Pairing(_asked(service, results.query), [item for item in items if item is not None])
-
-
-def _asked(service: Service, query: Query) -> Item:
-    """The question as an item: of `like`, the item that it names."""
-    if query.like is None:
-        return Item("query", query.text, query.image)
-    for hit in service.index.items([query.like]):
-        item = _item(service, hit)
-        if item is not None:
-            return replace(item, id="query")
-    raise RefusedError(404, "There is no such item.", where="like")
-
-
-def _item(service: Service, hit: Hit) -> Item | None:
-    """The item behind a hit; None where neither its text nor its picture is there any more."""
-    picture = None
-    if hit.modality != "text":
-        picture = service.index.original(hit.id) or service.index.thumbnail(hit.id)
-    text = hit.text if hit.modality != "image" else None
-    return None if picture is None and text is None else Item(hit.id, text, picture)
-
-
-def _reordered(results: Results, pairing: Pairing, judgement: Judgement) -> Results:
-    fine = {
-        item.id: float(score)
-        for item, score in zip(pairing.candidates, judgement.score_C, strict=True)
-        if not math.isnan(score)
-    }
-    hits = [replace(hit, fine=fine.get(hit.id)) for hit in results.hits]
-    judged = sorted((hit for hit in hits if hit.fine is not None), key=lambda hit: -(hit.fine or 0.0))
-    rest = [hit for hit in hits if hit.fine is None]
-    notes = results.notes
-    if judgement.refused:
-        notes = (*notes, f"{len(judgement.refused)} of the hits could not be judged again.")
-    return replace(results, hits=(*judged, *rest), notes=notes)
 
 
 def hits_answer(hits: Sequence[Hit]) -> list[HitAnswer]:

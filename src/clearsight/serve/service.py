@@ -1,28 +1,37 @@
-"""What stands behind the endpoints: a model, an index, and their lanes through the batcher."""
+"""What stands behind the endpoints: an index with its model, and their lanes through the batcher.
+
+Legend of shapes: N items of a batch, D width of a vector.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.errors import ItemError, UsageError
+from clearsight.index.model import reads, reranker_of, width_of, writes
 from clearsight.serve.batcher import Lane
-from clearsight.serve.judging import Judgement, Pairing, judge
-from clearsight.types import Item, Role
+from clearsight.serve.judging import judge
+from clearsight.types import Item, Modality, Role
 
 if TYPE_CHECKING:
-    from clearsight.index.nouns import Query, Searchable
+    from clearsight.index.index import Index
+    from clearsight.index.nouns import Results
     from clearsight.models.encoder import Encoder
-    from clearsight.rerank import Reranker
+    from clearsight.sae import SparseAutoencoder
+
+Space: TypeAlias = Literal["raw", "repaired"]
 
 RERANKED_AT_ONCE = 8
 """Questions to the reranker that share a batch; each has many candidates."""
+REPAIRED = ":repaired"
+"""What follows the model's name where vectors are wanted as the index's repair makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +42,33 @@ class Embedded:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Hits that are to be judged again: the first `top`."""
+
+    results: Results
+    top: int
+
+
 @dataclass(frozen=True, eq=False)
 class Service:
-    """A model and an index that are loaded.
+    """An index whose model is loaded.
 
     Attributes:
-        encoder: embeds what /v1/embeddings and /v2/embed are given; the index has its own use of it.
-        rerankers: for questions with words, and for pictures alone (a likelihood needs words); None for a
-            model that cannot judge.
         batch: items that are embedded together.
+        sae: an autoencoder of this model, by which matches are explained; None: they are not.
+        concepts: its concepts' names, where they have any.
     """
 
-    encoder: Encoder
-    index: Searchable
-    rerankers: tuple[Reranker, Reranker] | None = None
+    index: Index
     batch: int = 64
+    sae: SparseAutoencoder | None = None
+    concepts: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The index's, naming a bad item beside the others' vectors and keeping nothing that it is sent."""
+        return replace(self.index.encoder, on_error="skip", cache=None)
 
     @cached_property
     def model(self) -> str:
@@ -55,79 +76,106 @@ class Service:
         name = self.encoder.loaded.name
         return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
+    @property
+    def models(self) -> dict[str, Space]:
+        """The names that clients may ask for, and which vectors they get."""
+        names: dict[str, Space] = {self.model: "raw"}
+        if self.index.store.view().repair:
+            names[self.model + REPAIRED] = "repaired"
+        return names
+
+    @cached_property
+    def reads(self) -> frozenset[Modality]:
+        return reads(self.encoder)
+
+    @cached_property
+    def reranks(self) -> bool:
+        return writes(self.encoder)
+
     @cached_property
     def width(self) -> int:
         """D, from a first pass of the model, which also warms it up."""
-        return len(self._embed([Item("first", text="a")], "query")[0].row_D)  # type: ignore[union-attr]
+        return width_of(self.encoder)
 
     @cached_property
-    def embeds(self) -> dict[Role, Lane]:
-        """Items -> `Embedded`, by role."""
+    def embeds(self) -> dict[tuple[Role, Space], Lane]:
+        """`Item` -> `Embedded`."""
+        roles: tuple[Role, ...] = ("query", "candidate")
+        spaces: tuple[Space, ...] = ("raw", "repaired")
         return {
-            "query": Lane("embed_query", lambda items: self._embed(items, "query"), self.batch),
-            "candidate": Lane("embed_document", lambda items: self._embed(items, "candidate"), self.batch),
+            (role, space): Lane(f"embed_{role}_{space}", self._embedder(role, space), self.batch)
+            for role in roles
+            for space in spaces
         }
 
     @cached_property
     def searches(self) -> Lane:
         """`Query` -> `Results`."""
-
-        def run(queries: list[Query]) -> Sequence[Any]:
-            return self.index.search_many(queries)
-
-        return Lane("search", run, self.batch)
+        return Lane("search", self.index.search_many, self.batch)
 
     @cached_property
     def judges(self) -> Lane:
         """`Pairing` -> `Judgement`."""
-        return Lane("rerank", self._judge, RERANKED_AT_ONCE)
+        reranker = reranker_of(self.encoder, "likelihood")
+        return Lane("rerank", lambda asked: judge(reranker, asked), RERANKED_AT_ONCE)
 
     @cached_property
-    def _skipping(self) -> Encoder:
-        """The encoder, naming a bad item beside the others' vectors and keeping nothing that it is sent."""
-        return replace(self.encoder, on_error="skip", cache=None)
+    def agains(self) -> Lane:
+        """`Again` -> `Results`."""
+        return Lane("rerank_hits", lambda asked: [_or_fault(self._again, one) for one in asked], 1)
+
+    @cached_property
+    def explains(self) -> Lane:
+        """`Results` -> `Results` with reasons."""
+        return Lane("explain", lambda given: [_or_fault(self._explained, one) for one in given], 1)
 
     def need_reranker(self) -> None:
         """
         Raises:
             UsageError: the model cannot judge.
         """
-        if self.rerankers is None:
+        if not self.reranks:
             raise UsageError(
                 f"The model '{self.model}' cannot rerank: it has no language head.",
                 do="Serve an index of a generative model.",
             )
 
-    def _embed(self, items: Sequence[Item], role: Role) -> list[Embedded | ItemError]:
-        numbered = [replace(item, id=str(n)) for n, item in enumerate(items)]
-        done = self._skipping.embed(numbered, role)
-        row_of = dict(zip(done.ids, done.rows_ND, strict=True))
-        answers: list[Embedded | ItemError] = []
-        for n, item in enumerate(items):
-            row_D = row_of.get(str(n))
-            if row_D is None:
-                answers.append(ItemError(done.skipped[str(n)], where=item.id))
-            else:
-                answers.append(Embedded(_unit(row_D), self._tokens(item.text)))
-        return answers
+    def _embedder(self, role: Role, space: Space) -> Callable[[list[Item]], list[Embedded | ItemError]]:
+        def run(items: list[Item]) -> list[Embedded | ItemError]:
+            numbered = [replace(item, id=str(n)) for n, item in enumerate(items)]
+            done = self.encoder.embed(numbered, role)
+            fitted = self.index.fitted("" if space == "raw" else None)
+            rows_ND = fitted.rows(done.rows_ND, done.modality_N, role)
+            row_of = dict(zip(done.ids, rows_ND, strict=True))
+            answers: list[Embedded | ItemError] = []
+            for n, item in enumerate(items):
+                if str(n) in row_of:
+                    answers.append(Embedded(row_of[str(n)], self._tokens(item.text)))
+                else:
+                    answers.append(ItemError(done.skipped[str(n)], where=item.id))
+            return answers
+
+        return run
 
     def _tokens(self, text: str | None) -> int:
         if text is None:
             return 0
         return len(self.encoder.loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _judge(self, asked: list[Pairing]) -> list[Judgement | Exception]:
-        assert self.rerankers is not None
-        worded, wordless = self.rerankers
-        answers: dict[int, Judgement | Exception] = {}
-        for reranker, is_mine in ((worded, True), (wordless, False)):
-            places = [n for n, one in enumerate(asked) if (one.query.text is not None) == is_mine]
-            if places:
-                answers.update(zip(places, judge(reranker, [asked[n] for n in places]), strict=True))
-        return [answers[n] for n in range(len(asked))]
+    def _again(self, asked: Again) -> Results:
+        """By the likelihood of words, where the question has any; else by whether the model says True."""
+        query, words = asked.results.query, asked.results.query.text is not None
+        if query.like is not None:
+            words = any("text" in hit.modality for hit in self.index.items([query.like]))
+        return self.index.rerank(asked.results, "likelihood" if words else "p_true", top=asked.top)
+
+    def _explained(self, results: Results) -> Results:
+        assert self.sae is not None
+        return self.index.explain(results, self.sae, names=self.concepts)
 
 
-def _unit(row_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The row at length 1; a row of zeros stays."""
-    length = float(np.linalg.norm(row_D.astype(np.float64)))
-    return (row_D / (length or 1.0)).astype(np.float32)
+def _or_fault(work: Callable[[Any], Any], given: Any) -> Any:
+    try:
+        return work(given)
+    except (ItemError, UsageError) as fault:
+        return fault
