@@ -166,6 +166,26 @@ def test_the_paths_meet_phase_two_and_left_over_queries():
     assert left
 
 
+def test_no_query_is_searched_twice():
+    searched = []
+
+    class Counted(ExactSearch):
+        def nearest(self, queries, depth):
+            searched.extend(queries.ids)
+            return super().nearest(queries, depth)
+
+    rng = np.random.default_rng(0)
+    names, rows = [f"q{i}" for i in range(300)], np.arange(300)
+    pairs = TrainingPairs.of_rows("set", names, [f"c{i}" for i in rows], rows, rows)
+    sides = [rng.standard_normal((300, 8)).astype(np.float32) for _ in range(2)]
+    queries = Embeddings.of(names, sides[0], side="query")
+    found = saha(
+        pairs, queries, Counted(Embeddings.of(pairs.candidate_ids, sides[1])), variant=WHOLE, block=32
+    )
+    assert (found.phase_G == 2).any()
+    assert len(searched) == len(set(searched)) < 300
+
+
 @pytest.mark.parametrize("beta", [None, 0.02])
 def test_hard_negatives_are_the_nearest_that_may_be(beta):
     for seed in range(6):

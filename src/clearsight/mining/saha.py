@@ -37,15 +37,18 @@ from clearsight.mining.pairs import Rows, TrainingPairs
 from clearsight.mining.search import Search
 from clearsight.mining.walk import Slots, Taken, open_slots, walk
 from clearsight.progress import Progress, Silent
-from clearsight.types import RowSource
+from clearsight.types import Embeddings, RowSource
 
 BLOCK = 4096
-"""Anchors searched at a time. Those that an earlier one of the block takes as a negative were searched in
-vain: few, as long as a block is a small part of the queries."""
-LEAST, SHARE = 512, 32
-"""A block is at most this share of the queries still free, unless that is too few to search well."""
+"""Anchors searched at a time at most."""
+LEAST, PER_ROOT, MULTIPLE = 256, 5.0, 1024
+"""Anchors that an earlier one of the block takes as a negative are searched in vain: about 3.5 blocks in so
+many as are free, with 7 negatives. A matrix product costs about 100 rows more than it has (measured). Both
+together are least near 5 sqrt(free) rows; above `MULTIPLE`, whole products."""
 ENTRIES = 1 << 20
 """Owners of the retrieved candidates held at a time (one anchor may have more)."""
+OWNERS = 4096
+"""Owners' rows read at a time where they are not in memory."""
 NO_OWNER = "no other query owns a candidate near it that is not its own positive"
 
 CLASSIFICATION = frozenset(
@@ -105,10 +108,7 @@ def saha(
     told = progress or Silent()
     told.start(len(pairs.active), "clusters, queries done")
     try:
-        parts = [
-            *run.phase(1, pairs.active, told),
-            *run.phase(2, pairs.active[~run.used_Q[pairs.active]], told),
-        ]
+        parts = [*run.first(told), *run.second()]
     finally:
         told.close()
     left = pairs.active[~run.used_Q[pairs.active]]
@@ -131,71 +131,99 @@ class _Run:
         self.pairs, self.queries, self.search = pairs, queries, search
         self.negatives, self.pool, self.variant, self.block = negatives, pool, variant, block
         self.used_Q: NDArray[np.bool_] = np.zeros(len(pairs.query_ids), dtype=bool)
+        self._short: list[tuple[Rows, NDArray[np.int32]]] = []
+        self._measured = measured(queries.rows_ND) if isinstance(queries, Embeddings) else None
 
-    def phase(self, phase: int, waiting: Rows, progress: Progress) -> Iterator[Found]:
-        """Clusters of the queries waiting, a block at a time."""
-        variant = self.variant
-        blocked_Q = self.used_Q if phase == 1 else np.zeros_like(self.used_Q)
-        size = self.negatives * self.pool
-        most = variant.looked_at[phase - 1] * size if variant.looked_at else len(self.used_Q)
-        place = 0
+    def first(self, progress: Progress) -> Iterator[Found]:
+        """Clusters of phase 1, a block at a time. What anchors without a cluster retrieved is kept."""
+        waiting, place = self.pairs.active, 0
+        depth = self.variant.retrieved * self.negatives * self.pool
         while place < len(waiting):
             # The next anchors: those that no cluster has taken in the meantime.
             rest = waiting[place:]
             free = np.flatnonzero(~self.used_Q[rest])
-            size_B = min(self.block, max(LEAST, len(free) // SHARE))
+            size_B = min(self.block, _block(len(free)))
             done = len(rest) if len(free) <= size_B else int(free[size_B])
-            free = free[:size_B]
-            anchor_B = rest[free]
+            anchor_B = rest[free[:size_B]]
             place += done
             if len(anchor_B):
-                pool_BK, _ = self.search.nearest(self.queries.take(anchor_B), variant.retrieved * size)
-                for part_B, slots in self._slots(anchor_B, pool_BK):
-                    taken = walk(
-                        part_B,
-                        slots,
-                        self.used_Q,
-                        blocked_Q,
-                        self.negatives,
-                        most=most,
-                        least=self.negatives if variant.whole and phase == 1 else 1,
-                        free_first=variant.free_first,
-                        ascending=variant.ascending,
-                    )
-                    yield _found(self.pairs, part_B, taken, phase)
-            if phase == 1:
-                progress.advance(done)
+                pool_BK, _ = self.search.nearest(self.queries.take(anchor_B), depth)
+                yield from self._clusters(1, anchor_B, pool_BK, self.used_Q)
+                short_B = ~self.used_Q[anchor_B]
+                self._short.append((anchor_B[short_B], pool_BK[short_B].astype(np.int32)))
+            progress.advance(done)
 
-    def _slots(self, anchor_B: Rows, pool_BK: Rows) -> Iterator[tuple[Rows, Slots]]:
+    def second(self) -> Iterator[Found]:
+        """Clusters of phase 2, of what its anchors retrieved in phase 1: nothing is searched twice."""
+        if not self._short:
+            return
+        waiting, pool_WK = (np.concatenate(parts) for parts in zip(*self._short, strict=True))
+        blocked_Q = np.zeros_like(self.used_Q)
+        for start in range(0, len(waiting), self.block):
+            part = slice(start, start + self.block)
+            free = ~self.used_Q[waiting[part]]
+            yield from self._clusters(2, waiting[part][free], pool_WK[part][free], blocked_Q)
+
+    def _clusters(
+        self, phase: int, anchor_B: Rows, pool_BK: NDArray[np.integer], blocked_Q: NDArray[np.bool_]
+    ) -> Iterator[Found]:
+        variant = self.variant
+        size = self.negatives * self.pool
+        most = variant.looked_at[phase - 1] * size if variant.looked_at else len(self.used_Q)
+        for part_B, slots in self._slots(anchor_B, pool_BK, blocked_Q):
+            taken = walk(
+                part_B,
+                slots,
+                self.used_Q,
+                blocked_Q,
+                self.negatives,
+                most=most,
+                least=self.negatives if variant.whole and phase == 1 else 1,
+                free_first=variant.free_first,
+                ascending=variant.ascending,
+            )
+            yield _found(self.pairs, part_B, taken, phase)
+
+    def _slots(
+        self, anchor_B: Rows, pool_BK: NDArray[np.integer], blocked_Q: NDArray[np.bool_]
+    ) -> Iterator[tuple[Rows, Slots]]:
         """The block in parts whose owners are few enough to hold, with the owners' cosines."""
-        owners = self.pairs.owners_CP.size_N
-        entries_B = np.where(pool_BK >= 0, owners[pool_BK], 0).sum(axis=1)
+        owners = self.pairs.owners_CP
+        entries_B = np.where(pool_BK >= 0, owners.size_N[pool_BK], 0).sum(axis=1)
         start = 0
         while start < len(anchor_B):
             total = np.cumsum(entries_B[start:])
             end = start + max(1, int(np.searchsorted(total, ENTRIES, side="right")))
             part_B = anchor_B[start:end]
             slots = open_slots(
-                part_B, pool_BK[start:end], self.pairs.forbidden_QF, self.pairs.owners_CP, self.used_Q
+                part_B, pool_BK[start:end], self.pairs.forbidden_QF, owners, self.used_Q, blocked_Q
             )
             yield part_B, slots._replace(cosine_E=self._cosines(part_B, slots))
             start = end
 
     def _cosines(self, anchor_B: Rows, slots: Slots) -> NDArray[np.float32]:
-        """Of each anchor and each owner in its slots; owners are read a part at a time."""
+        """Of each anchor and each owner in its slots; owners outside memory are read a part at a time."""
         if not len(slots.owner_E):
             return slots.cosine_E
         anchor_E = np.repeat(
             np.repeat(np.arange(len(anchor_B)), np.diff(slots.slot_B1)), np.diff(slots.entry_S1)
         )
+        if self._measured is not None:
+            return listed(self._measured, self._measured, anchor_B[anchor_E], slots.owner_E)
         left_BD = measured(self.queries.take(anchor_B).rows_ND)
         owner_O, place_E = np.unique(slots.owner_E, return_inverse=True)
         cosine_E = slots.cosine_E
-        for start in range(0, len(owner_O), self.block):
-            right_OD = measured(self.queries.take(owner_O[start : start + self.block]).rows_ND)
-            here_E = np.flatnonzero((place_E >= start) & (place_E < start + self.block))
+        for start in range(0, len(owner_O), OWNERS):
+            right_OD = measured(self.queries.take(owner_O[start : start + OWNERS]).rows_ND)
+            here_E = np.flatnonzero((place_E >= start) & (place_E < start + OWNERS))
             cosine_E[here_E] = listed(left_BD, right_OD, anchor_E[here_E], place_E[here_E] - start)
         return cosine_E
+
+
+def _block(free: int) -> int:
+    """How many of so many free anchors are best searched together."""
+    size = max(LEAST, int(PER_ROOT * np.sqrt(free)))
+    return size - size % MULTIPLE if size > MULTIPLE else size
 
 
 def _found(pairs: TrainingPairs, anchor_B: Rows, taken: Taken, phase: int) -> Found:
@@ -204,13 +232,10 @@ def _found(pairs: TrainingPairs, anchor_B: Rows, taken: Taken, phase: int) -> Fo
     count_G = taken.count_B[made]
     inside = np.arange(taken.owner_BK.shape[1]) < count_G[:, None]
     owner_M = taken.owner_BK[made][inside]
-    candidate_M = np.array(
-        [
-            pairs.owned(query, place)
-            for query, place in zip(owner_M.tolist(), taken.candidate_BK[made][inside].tolist(), strict=True)
-        ],
-        dtype=np.int64,
-    )
+    candidate_M = pairs.positive_Q[owner_M]
+    several = np.flatnonzero(pairs.own_QP.size_N[owner_M] > 1)
+    for m, place in zip(several.tolist(), taken.candidate_BK[made][inside][several].tolist(), strict=True):
+        candidate_M[m] = pairs.owned(int(owner_M[m]), place)
     anchor_G = anchor_B[made]
     return Found.joined(
         anchor_G,
