@@ -238,7 +238,7 @@ def items_table(entries: Sequence[Entry], kinds: Mapping[str, str]) -> pa.Table:
     """
 
     def path(given: object) -> str | None:
-        return None if given is None or isinstance(given, bytes) else os.fspath(given)  # type: ignore[call-overload,no-any-return]
+        return None if given is None or isinstance(given, bytes) else os.fspath(given)  # type: ignore[call-overload]
 
     def words(values: Sequence[str | None]) -> pa.Array:
         return pa.array(values, pa.string())
@@ -269,7 +269,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _said(fault: ItemError) -> str:
+def _said(fault: DataError) -> str:
     return f"{fault.what} {fault.do or ''}".strip()
 
 
