@@ -223,30 +223,25 @@ class LanceStore:
             else:
                 self._add_metadata(dataset, rows)
             kept = Layout(dataset.schema).kept(rows)
-            self._commit(dataset, lambda newest: _upsert(newest, kept))
+            self._merge(dataset, kept, _upsert)
             self._compact()
 
     def delete(self, ids: Sequence[str]) -> int:
         named = pa.table({"id": pa.array(list(dict.fromkeys(ids)), pa.string())})
-        gone = [0]
-
-        def remove(newest: Any) -> Any:
-            matched = newest.merge_insert("id").when_matched_delete()
-            transaction, counts = matched.execute_uncommitted(named)
-            gone[0] = int(counts["num_deleted_rows"])
-            return transaction
-
         with self._written() as dataset:
-            if len(named) and dataset.count_rows():
-                self._commit(dataset, remove)
-        return gone[0]
+            if not len(named) or not dataset.count_rows():
+                return 0
+            return self._merge(dataset, named, lambda newest: newest.merge_insert("id").when_matched_delete())
 
     def rewrite(self, repair: str, vectors: Callable[[pa.RecordBatch], NDArray[np.float32]]) -> None:
         with self._written() as dataset:
             layout = Layout(dataset.schema)
             column = vector_name(repair_name(repair, layout.repair))
             if dataset.count_rows():
-                self._commit(dataset, lambda newest: _with_vectors(newest, column, vectors))
+                self._writer = self.place.again(
+                    dataset,
+                    lambda newest: self.place.commit(newest, lambda now: _with_vectors(now, column, vectors)),
+                )
             else:
                 schema = empty_schema(layout.width, layout.vector_width, repair, layout.metadata)
                 self._writer = self.place.created(schema, anew=True)
@@ -274,16 +269,31 @@ class LanceStore:
             self._tidy()
             yield self._writer
 
-    def _commit(self, dataset: Any, make: Callable[[Any], Any]) -> None:
+    def _merge(self, dataset: Any, rows: pa.Table, builder: Callable[[Any], Any]) -> int:
+        """Merge rows in one commit; returns how many were deleted."""
+        if self.place.folder is None:  # `execute` tells Lance more about what meets, and nothing is to sync
+            return self.place.again(dataset, lambda newest: _executed(builder(newest), newest, rows))
+        counts = {}
+
+        def make(newest: Any) -> Any:
+            transaction, made = builder(newest).execute_uncommitted(rows)
+            counts.update(made)
+            return transaction
+
         self._writer = self.place.commit(dataset, make)
+        return int(counts["num_deleted_rows"])
 
     def _add_metadata(self, dataset: Any, rows: pa.Table) -> None:
         """A column for all metadata of the rows: null so far, nothing is rewritten."""
         stored = [(stored_name(one.name), one.type) for one in rows.schema if one.name.startswith(META)]
-        new = [(name, kind) for name, kind in stored if name not in dataset.schema.names]
-        if new:
-            dataset.add_columns(pa.schema(new))
-            self.place.sync_commit(dataset.version)
+
+        def extend(newest: Any) -> None:
+            new = [(name, kind) for name, kind in stored if name not in newest.schema.names]
+            if new:
+                newest.add_columns(pa.schema(new))
+
+        self.place.again(dataset, extend)
+        self.place.sync_commit(dataset.version)
 
     def _of_width(self, layout: Layout, rows: pa.Table) -> Any:
         """The table, still empty, for vectors of another width."""
@@ -296,10 +306,14 @@ class LanceStore:
 
     def _tidy(self) -> None:
         """Drop the vectors of repairs that are no longer in force; versions before this one keep theirs."""
-        old = Layout(self._writer.schema).vectors[:-1]
-        if old:
-            self._writer.drop_columns(old)
-            self.place.sync_commit(self._writer.version)
+
+        def drop(newest: Any) -> None:
+            old = Layout(newest.schema).vectors[:-1]
+            if old:
+                newest.drop_columns(old)
+                self.place.sync_commit(newest.version)
+
+        self.place.again(self._writer, drop)
 
     def _compact(self) -> None:
         """Rewrite small files as few large ones, and forget versions that were replaced an hour ago."""
@@ -309,9 +323,14 @@ class LanceStore:
             self._writer.cleanup_old_versions(older_than=GRACE)
 
 
-def _upsert(dataset: Any, rows: pa.Table) -> Any:
-    merge = dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    return merge.execute_uncommitted(rows)[0]
+def _upsert(dataset: Any) -> Any:
+    return dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+
+
+def _executed(merge: Any, dataset: Any, rows: pa.Table) -> int:
+    if len(rows.schema) > 1 and rows.schema.names != dataset.schema.names:
+        raise DataError("Another writer changed the columns meanwhile.", do="Add the rows again.")
+    return int(merge.conflict_retries(0).execute(rows)["num_deleted_rows"])
 
 
 def _with_vectors(dataset: Any, column: str, vectors: Callable[[pa.RecordBatch], NDArray[np.float32]]) -> Any:

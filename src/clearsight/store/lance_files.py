@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clearsight.errors import ClearsightError, DataError
 from clearsight.store.lock import writer_lock
+
+T = TypeVar("T")
 
 INDEX_NOTE = "clearsight.index"
 """Under this name a table's config says what is known of its approximate indexes."""
@@ -95,29 +97,30 @@ class Place:
         return total
 
     def commit(self, dataset: Any, make: Callable[[Any], Any]) -> Any:
-        """Commit what `make` writes: from a dataset it returns a transaction or an operation on it. On object
-        storage, where another writer was first, it is made again on what that one left. Returns the newest
-        dataset."""
+        """Commit what `make` writes: from a dataset it returns a transaction or an operation on it.
+
+        Returns the newest dataset."""
         import lance
 
-        for again in range(COMMIT_RETRIES + 1):
-            before = self._data_files()
-            operation = make(dataset)
-            sync(*sorted(self._data_files() - before), *self._data_folders())
+        before = self._data_files()
+        operation = make(dataset)
+        sync(*sorted(self._data_files() - before), *self._data_folders())
+        committed = lance.LanceDataset.commit(
+            dataset, operation, read_version=dataset.version, storage_options=self.options or None
+        )
+        self.sync_commit(committed.version)
+        return committed
+
+    def again(self, dataset: Any, action: Callable[[Any], T]) -> T:
+        """What `action` does with the dataset; on object storage, where another writer was first, it is done
+        again on what that one left."""
+        for left in range(COMMIT_RETRIES, -1, -1):
             try:
-                committed = lance.LanceDataset.commit(
-                    dataset,
-                    operation,
-                    read_version=dataset.version,
-                    storage_options=self.options or None,
-                )
+                return action(dataset)
             except (OSError, RuntimeError, ValueError) as fault:
-                if self.folder is not None or "conflict" not in str(fault).lower() or again == COMMIT_RETRIES:
+                if self.folder is not None or "conflict" not in str(fault).lower() or not left:
                     raise
                 dataset.checkout_latest()
-                continue
-            self.sync_commit(committed.version)
-            return committed
         raise AssertionError("the last try returns or raises")
 
     def compact(self, dataset: Any, target_rows: int) -> None:

@@ -1,7 +1,8 @@
 """The approximate index of a Lance table: built, extended, and its recall measured.
 
 IVF_RQ keeps a few bits of every dimension (RaBitQ, Gao & Long 2024, arXiv:2405.12497) in clusters; the best
-ten times K by those bits are scored by their own vectors (`lance_search.REFINE`).
+ten times K by those bits are scored by their own vectors (`lance_search.REFINE`). It takes widths that 8
+divides; the others get IVF_SQ, a byte of every dimension.
 
 Legend of shapes: N rows, S rows of the sample, D width, K hits.
 """
@@ -59,13 +60,18 @@ def _built(dataset: Any, column: str, rows: int, note: dict[str, Any] | None) ->
     else:
         partitions = max(1, rows // ROWS_A_PARTITION)
         dataset.create_index(
-            column, "IVF_RQ", name=name, metric="cosine", num_partitions=partitions, replace=True
+            column,
+            _kind(dataset, column),
+            name=name,
+            metric="cosine",
+            num_partitions=partitions,
+            replace=True,
         )
         trained = rows
     seconds = time.monotonic() - began
     probes, recall = _measured(dataset, column, max(1, trained // ROWS_A_PARTITION))
     return {
-        "kind": "IVF_RQ",
+        "kind": _kind(dataset, column),
         "rows": rows,
         "trained_rows": trained,
         "partitions": max(1, trained // ROWS_A_PARTITION),
@@ -73,6 +79,10 @@ def _built(dataset: Any, column: str, rows: int, note: dict[str, Any] | None) ->
         "recall@10": recall,
         "build_seconds": round(seconds, 1),
     }
+
+
+def _kind(dataset: Any, column: str) -> str:
+    return "IVF_SQ" if dataset.schema.field(column).type.list_size % 8 else "IVF_RQ"
 
 
 def _all_rows(dataset: Any, index: dict[str, Any]) -> bool:

@@ -17,6 +17,10 @@ from clearsight.store.where_render import own_name, stored_name
 _VECTOR = re.compile(r"vector(?:_([A-Za-z0-9_-]+))?")
 
 
+# With this note Lance tells two writers that both insert an id from two that insert different ones.
+_ID = pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
+
+
 def vector_name(repair: str) -> str:
     """The column that holds the vectors of a repair."""
     return f"vector_{repair}" if repair else "vector"
@@ -26,8 +30,9 @@ def empty_schema(width: int, vector_width: int, repair: str, metadata: dict[str,
     """The schema of a table without rows."""
     kinds = {**PLAIN, "raw": pa.list_(pa.float32(), width), "vector": pa.list_(pa.float32(), vector_width)}
     names = {name: vector_name(repair) if name == "vector" else name for name in COLUMNS}
-    fields = [(names[name], kinds[name]) for name in COLUMNS]
-    return pa.schema(fields + [(stored_name(name), kind) for name, kind in metadata.items()])
+    fields = [pa.field(names[name], kinds[name]) for name in COLUMNS if name != "id"]
+    fields += [pa.field(stored_name(name), kind) for name, kind in metadata.items()]
+    return pa.schema([_ID, *fields])
 
 
 @dataclass(frozen=True)
