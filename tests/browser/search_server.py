@@ -48,7 +48,8 @@ class Collection:
         self.raw += rng.normal(size=(n, 2)) * [0.12, 0.3]
 
     def hit(self, i: int, score: float = 0.0, why: bool = False) -> dict[str, Any]:
-        text = f"a {COLOURS[i % 6]} {SHAPES[i % 4]} above a {COLOURS[i * 5 % 6]} {SHAPES[i // 4 % 4]}, drawn in {1990 + i % 35}"
+        below = f"a {COLOURS[i * 5 % 6]} {SHAPES[i // 4 % 4]}"
+        text = f"a {COLOURS[i % 6]} {SHAPES[i % 4]} above {below}, drawn in {1990 + i % 35}"
         kind = MODALITIES[self.kind[i]]
         return {
             "id": f"photos/{i:06}.jpg" if kind != "text" else f"notes/{i}",
@@ -58,7 +59,10 @@ class Collection:
             "source": f"photos/{i:06}.jpg" if kind != "text" else None,
             "metadata": {"year": 1990 + i % 35, "place": PLACES[i % 4], "shared": i % 2 == 0},
             "fine": None,
-            "why": [{"concept": f"rings, concept {i % 50}", "share": 0.41}, {"concept": "above", "share": 0.2}]
+            "why": [
+                {"concept": f"rings, concept {i % 50}", "share": 0.41},
+                {"concept": "above", "share": 0.2},
+            ]
             if why
             else [],
         }
@@ -123,7 +127,43 @@ class Collection:
                 "spaces": spaces,
             },
             "limits": {"body_bytes": 32 << 20, "pixels": 64_000_000},
-            "index": {},
+            "index": self.facts(),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """As `clearsight index info` has them."""
+        kinds = {name: int((self.kind == k).sum()) for k, name in enumerate(MODALITIES)}
+        figures = ("anisotropy", "common_share", "effective_rank", "isoscore", "hubness", "modality_gap")
+        moved = {"side": "query", "modality": "text", "count": 412, "errors": 9.1, "spreads": 0.31}
+        stayed = {"side": "candidate", "modality": "image", "count": 900, "errors": 1.1, "spreads": 0.02}
+        return {
+            "index": "photos/.clearsight",
+            "items": "holiday photos",
+            "rows": self.n,
+            "modalities": kinds,
+            "metadata": {"year": "number", "place": "string"},
+            "model": "tiny",
+            "revision": "0123456789ab",
+            "prompt": "one_word",
+            "pooling": "mean",
+            "layer": -1,
+            "width": 256,
+            "repair": self.repair,
+            "repaired": {
+                "asked": "auto",
+                "in_force": "self_aligned" if self.repair else "none",
+                "fitted_on": {"rows": kinds, "pairs": 500, "held_out": None},
+            },
+            "geometry": {
+                "before": dict(zip(figures, (0.9312, 0.934, 14.2, 0.011, 6.31, 0.812), strict=True)),
+                "after": dict(zip(figures, (0.0021, 0.031, 88.9, 0.312, 1.92, 0.043), strict=True)),
+            },
+            "drift": [stayed | {"moved": False}, moved | {"moved": True}],
+            "queries": {"text": 412},
+            "learn_queries": True,
+            "version": 5,
+            "store": {"kind": "lance", "rows": self.n, "bytes": 12_345_678, "files": 3, "index": None},
+            "notes": ["The queries of today (text, 412) lie 0.31 spreads from those of the fit: refit it."],
         }
 
     def map(self) -> dict[str, Any]:

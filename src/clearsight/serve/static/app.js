@@ -24,39 +24,39 @@ const app = {
 
   /** Shows another state: `change` laid over this one. */
   go(change, { replace = false, depth = 0 } = {}) {
-    const next = { ...this.state, ...change };
+    const next = { ...app.state, ...change };
     const address = write(next);
-    if (address === write(this.state) && !replace) { refresh(); return; }
+    if (address === write(app.state) && !replace) { refresh(); return; }
     history.replaceState({ ...history.state, y: scrollY }, '');
-    const same = question(next) === question(this.state) && next.view === this.state.view;
+    const same = question(next) === question(app.state) && next.view === app.state.view;
     if (replace) history.replaceState({ ...history.state, depth }, '', address);
     else history.pushState({ depth }, '', address);
-    this.state = next;
+    app.state = next;
     refresh(same ? null : 0);
   },
 
   /** Opens an item, or goes from one to the next; `leave` goes back to where the first was opened. */
-  open(id) { this.go({ item: id }, { depth: (history.state?.depth ?? 0) + 1 }); },
-  step(id) { this.go({ item: id }, { replace: true, depth: history.state?.depth ?? 0 }); },
+  open(id) { app.go({ item: id }, { depth: (history.state?.depth ?? 0) + 1 }); },
+  step(id) { app.go({ item: id }, { replace: true, depth: history.state?.depth ?? 0 }); },
   leave() {
     const depth = history.state?.depth ?? 0;
-    this.back = this.state.item;
+    app.back = app.state.item;
     if (depth > 0) history.go(-depth);
-    else this.go({ item: '' }, { replace: true });
+    else app.go({ item: '' }, { replace: true });
   },
 
   listed() {
     const { results } = views;
-    if (asks(this.state)) return this.answers.known(this.state)?.lists[0].hits ?? [];
-    return this.state.view === 'search' ? results.sampled ?? [] : [];
+    if (asks(app.state)) return app.answers.known(app.state)?.lists[0].hits ?? [];
+    return app.state.view === 'search' ? results.sampled ?? [] : [];
   },
-  ranked() { return asks(this.state); },
+  ranked() { return asks(app.state); },
 
   async like(id, space, top) {
     const body = { like: id, space, top };
     const key = JSON.stringify([id, space]);
-    if (!this.alike.has(key)) this.alike.set(key, await api.search(body));
-    return this.alike.get(key);
+    if (!app.alike.has(key)) app.alike.set(key, await api.search(body));
+    return app.alike.get(key);
   },
   alike: new Map(),
 
@@ -131,7 +131,8 @@ async function begin() {
     views.map.forget();
     views.results.sampled = null;
     views.results.shown = null;
-    find('#collection').textContent = `${plural(app.info.rows, 'item', 'items')}${app.info.index?.name ? ` in ${app.info.index.name}` : ''}`;
+    const folder = app.info.index?.items?.split('/').filter(Boolean).pop();
+    find('#collection').textContent = `${plural(app.info.rows, 'item', 'items')}${folder ? ` in ${folder}` : ''}`;
     form.begin();
     await refresh(history.state?.y ?? null);
   } catch (fault) {

@@ -89,7 +89,7 @@ export class Form {
     if (state.view === 'index') change.view = 'search';
     if (q && state.like) change.like = '';
     if (q && state.image && info && !info.offers.both) change.image = '';
-    if (info) go.call(this.app, change);
+    if (info) go(change);
   }
 
   changed(target) {

@@ -3,7 +3,7 @@
 import { findAll, h } from './dom.js';
 import { release } from './cards.js';
 
-const BEYOND = 1.5; // windows above and below that are kept drawn
+const BEYOND = 1; // windows above and below that are kept drawn
 
 export class Grid {
   /**
@@ -77,7 +77,7 @@ export class Grid {
     for (let place = first; place < last; place += 1) if (!this.drawn.has(place)) this.add(place);
     if (this.items.length && !this.drawn.has(this.active)) this.active = Math.min(Math.max(first, 0), this.items.length - 1);
     this.reach();
-    if (last >= this.items.length - 2 * this.across) this.near();
+    if (last >= this.items.length) this.near();
   }
 
   add(place) {

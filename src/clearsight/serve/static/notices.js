@@ -31,7 +31,7 @@ function asking(fault, enter) {
         try { await enter(input.value); } catch (wrong) { said.textContent = wrong.message; input.select(); }
       },
     },
-  }, input, h('button', { class: 'button main', text: 'Open' })), said);
+  }, h('input', { type: 'text', hidden: true, autocomplete: 'username', value: 'clearsight' }), input, h('button', { class: 'button main', text: 'Open' })), said);
   return box;
 }
 
