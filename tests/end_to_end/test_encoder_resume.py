@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -20,6 +19,7 @@ from clearsight.models.load import load_model
 from clearsight.pooling import poolings
 from clearsight.store import VectorTable
 from clearsight.types import Item
+from killed_worker import start
 
 COUNT = 120
 
@@ -67,16 +67,6 @@ def encoder(folder, cache):
     return Encoder(load_model(folder), cache=cache, workers=2, token_budget=150, commit_seconds=0.03)
 
 
-def start(folder, cache):
-    paths = [str(path) for path in sys.path if path]
-    code = f"import sys; sys.path[:0] = {paths!r}\n{WORKER}"
-    worker = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(cache)], stdout=subprocess.PIPE, text=True
-    )
-    assert worker.stdout.readline() == "ready\n"
-    return worker
-
-
 def numbers(lines, word):
     """The counts that follow `word`; a last line cut by a kill counts for nothing."""
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{word} ") and line.endswith("\n"))
@@ -108,7 +98,7 @@ def test_killed_at_random_moments_and_resumed(folder_of, tmp_path, expected):
     moments = random.Random()  # the law holds at every moment, so every run of the test tries others
     known = np.zeros(COUNT, dtype=bool)
     for _ in range(2):
-        with start(folder, cache) as worker:
+        with start(WORKER, folder, cache) as worker:
             lines = wait_for(worker, "done", moments.randint(2, 4))
             time.sleep(moments.uniform(0, 0.1))
             worker.send_signal(signal.SIGKILL)
@@ -118,7 +108,7 @@ def test_killed_at_random_moments_and_resumed(folder_of, tmp_path, expected):
         assert found.sum() >= numbers(lines, "done") >= known.sum() + 1
         np.testing.assert_allclose(rows, expected[found], atol=1e-5)
         known = found
-    with start(folder, cache) as worker:
+    with start(WORKER, folder, cache) as worker:
         lines = worker.stdout.readlines()
     assert lines[-1] == "end\n"
     found, rows = in_cache(folder, cache)
@@ -132,7 +122,7 @@ def test_killed_at_random_moments_and_resumed(folder_of, tmp_path, expected):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 def test_interrupted_by_the_keyboard_keeps_every_row_that_passed(folder_of, tmp_path, expected):
     folder, cache = folder_of("qwen2_vl"), tmp_path / "cache"
-    with start(folder, cache) as worker:
+    with start(WORKER, folder, cache) as worker:
         lines = wait_for(worker, "kept", 3)
         worker.send_signal(signal.SIGINT)
         lines += worker.stdout.readlines()

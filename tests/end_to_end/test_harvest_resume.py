@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -19,6 +18,7 @@ from clearsight.models.encoder import Encoder
 from clearsight.models.load import load_model
 from clearsight.progress import Silent
 from clearsight.types import Item
+from killed_worker import start
 
 CONFIG = HarvestConfig(part_items=10, shard_bytes=32 * 2 * 150)
 
@@ -58,16 +58,6 @@ def encoder(folder):
     return Encoder(load_model(folder), workers=2, token_budget=150)
 
 
-def start(folder, out):
-    paths = [str(path) for path in sys.path if path]
-    code = f"import sys; sys.path[:0] = {paths!r}\n{WORKER}"
-    worker = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(out)], stdout=subprocess.PIPE, text=True
-    )
-    assert worker.stdout.readline() == "ready\n"
-    return worker
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -99,7 +89,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(folder_of, tmp_pat
 
 def run_and_kill(folder, out, moments):
     """What progress was told of: items that were there, then those of every part, until the kill."""
-    with start(folder, out) as worker:
+    with start(WORKER, folder, out) as worker:
         line = worker.stdout.readline()
         assert line.startswith("done")
         lines = [line, *(worker.stdout.readline() for _ in range(moments.randrange(1, 40)))]

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from rich.cells import cell_len
@@ -36,6 +36,9 @@ from clearsight.report.axis import chart, nice_ticks
 from clearsight.report.view import headlines, scales, task_tables
 from clearsight.types import Score
 from html_page import Page
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is not a fault."""
 
 CHANCE = {"hit_rate@1": 0.0005, "hit_rate@5": 0.0025, "hit_rate@10": 0.005}
 HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7*7 }} </style> \ud800 \x1b[31m \u202e"
@@ -435,6 +438,7 @@ def test_rows_that_differ_in_their_reference_name_it(data: ReportData) -> None:
     assert max(map(cell_len, shown)) <= 100
 
 
+@settings(PATIENT)
 @given(st.lists(st.text(max_size=60), min_size=3, max_size=3), st.integers(44, 120))
 def test_no_name_breaks_the_table(names: list[str], width: int) -> None:
     rows = tuple(replace(ROW, embedding=names[0], repair=name) for name in names[1:])
@@ -467,6 +471,7 @@ def test_a_chance_level_that_differs_is_said_for_each_embedding(data: ReportData
     assert [group.facts[:11] for group in table.groups] == ["2,000 queri", "300 queries"]
 
 
+@settings(PATIENT)
 @given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
 def test_ticks_cover_the_range_evenly(low: float, span: float) -> None:
     high = low + span
