@@ -430,6 +430,18 @@ def test_an_interval_that_reaches_100_fits_too(data: ReportData, width: int) -> 
     assert first.index("+") == second.index("+")
 
 
+def test_an_arrow_is_an_arrow_everywhere(data: ReportData) -> None:
+    assert "->" in data.rows[0].task
+    curve = replace(data.curves[0], title="Rounds: image -> text")
+    page = Page(
+        render_report(
+            replace(data, curves=(curve,), geometry=(GeometryRow("image -> text", {"hubness": 1.0}),))
+        )
+    )
+    assert "Rounds: image → text" in page.text
+    assert "->" not in page.text
+
+
 def test_rows_that_differ_in_their_reference_name_it(data: ReportData) -> None:
     rows = (*data.rows[:2], replace(data.rows[2], against="centred"))
     shown = lines(rows, 100)
