@@ -8,7 +8,7 @@ the anchors they would search. The floor is the float32 product of every anchor 
 of phase 1) with all candidates, measured the same way on a part of them. With `--search approximate` an index
 of faiss is searched instead; its building counts, its recall is told, and which share of the clusters is to
 the last member as the exact search makes it. `slope` is the exponent between neighbouring sizes, `projected`
-the time of 829,000 pairs in one data set (the 20 sets of MMEB-train are mined apart, at most 123,000 at once).
+the time of 829,000 pairs in one data set (MMEB-train has 20 sets, mined apart, the largest of 123,000).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# name -> the arguments of each of its runs
+# name -> the arguments of each of its runs; the file is bench_NAME.py, or NAME.py where it measures quality
 BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "help": ((),),
     "rank": ((),),
@@ -18,7 +18,20 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sae": ((), ("--width", "1024", "--concepts", "16384", "--k", "50")),
     "concepts": (("large",), ("beside",)),
     "rerank": ((),),
+    "rerank_quality": ((),),
+    "rerank_ablation": ((),),
+    "mine": ((), ("--search", "approximate")),
+    "mine_quality": (
+        ("--repairs", "base,centred,realign,self_aligned"),
+        ("--model", "tiny-contrastive", "--repairs", "base,realign"),
+    ),
+    "train_quality": ((),),
 }
+
+
+def script(name: str) -> Path:
+    quality = HERE / f"{name}.py"
+    return quality if quality.is_file() else HERE / f"bench_{name}.py"
 
 
 def main() -> None:
@@ -28,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.names:
         for arguments in BENCHMARKS[name]:
-            command = [sys.executable, str(HERE / f"bench_{name}.py"), *arguments]
+            command = [sys.executable, str(script(name)), *arguments]
             subprocess.run([*command, *(["--save"] if options.save else [])], check=True, cwd=HERE)
     if options.save:
         subprocess.run([sys.executable, str(HERE / "tables.py")], check=True, cwd=HERE)
