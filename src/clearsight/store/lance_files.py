@@ -118,7 +118,7 @@ class Place:
             try:
                 return action(dataset)
             except (OSError, RuntimeError, ValueError) as fault:
-                if self.folder is not None or "conflict" not in str(fault).lower() or not left:
+                if self.folder is not None or not met_another(fault) or not left:
                     raise
                 dataset.checkout_latest()
         raise AssertionError("the last try returns or raises")
@@ -134,7 +134,7 @@ class Place:
         try:
             Compaction.commit(dataset, results)
         except (OSError, RuntimeError, ValueError) as fault:
-            if "conflict" not in str(fault).lower():
+            if not met_another(fault):
                 raise
             return
         self.sync_index()
@@ -181,6 +181,12 @@ class Place:
 
     def _data_files(self) -> set[Path]:
         return {path for folder in self._data_folders() for path in folder.iterdir() if path.name[0] != "."}
+
+
+def met_another(fault: Exception) -> bool:
+    """Whether a commit failed because another writer's was first."""
+    said = str(fault).lower()
+    return "conflict" in said or "concurrent writers" in said
 
 
 def sync(*paths: Path) -> None:
