@@ -421,6 +421,36 @@ def test_a_tracker_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         Processes("cpu", "tensorboard")
 
 
+def written(folder: Path) -> dict[str, dict[int, float]]:
+    """Scalars by name and step of the event files under a folder, read record by record."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, dict[int, float]] = {}
+    for file in folder.rglob("events.out.tfevents*"):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")  # then a checksum, the record, a checksum
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_losses_are_written_for_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    out = tmp_path / "adapter"
+    history = train(
+        "tiny", CLUSTERS, {TASK.name: TASK}, FAST, out, processes=Processes("cpu", "tensorboard", out)
+    ).history
+    scalars = written(out)
+    assert scalars["loss"] == {
+        step: pytest.approx(row.loss, rel=1e-6) for step, row in enumerate(history, start=1)
+    }
+    assert scalars["rate"].keys() == scalars["loss"].keys()
+
+
 def test_steps_of_two_processes_share_out_the_clusters() -> None:
     pairs, settings = Pairs(CLUSTERS, {TASK.name: TASK}), replace(FAST, batch=3)
     plan = Plan.of(pairs.sets_G, settings)
