@@ -33,6 +33,7 @@ from clearsight.index.scale_stages import Chosen, told, written
 from clearsight.progress import Progress, Silent
 from clearsight.store.keys import KeyIndex, digests
 from clearsight.store.lance_append import Destination, append_files
+from clearsight.store.lance_files import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -214,6 +215,7 @@ class RayEngine:
                 taken = self._first(index, store, plan, done)
                 if len(taken) < plan.wanted:
                     self._rest(index, store, plan, taken, done)
+                store.build(create=build_on_ray)
         finally:
             progress.close()
         return done.done
@@ -298,6 +300,23 @@ class RayEngine:
             num_gpus=gpus or None,
             udf_modifying_row_count=False,
         )
+
+
+def build_on_ray(dataset: Any, column: str, kind: str, name: str, partitions: int) -> None:
+    """Build an approximate index on the cluster: centroids here, of a sample, the lists on its machines."""
+    import lance_ray
+    import ray
+
+    lance_ray.create_index(
+        dataset.uri,
+        column,
+        kind,
+        name=name,
+        metric="cosine",
+        num_partitions=partitions,
+        num_workers=max(1, int(ray.cluster_resources().get("CPU", 1)) - 1),
+        storage_options=Place.of(dataset.uri).options or None,
+    )
 
 
 class _Counted:

@@ -86,11 +86,11 @@ class Chosen:
     below: float = 1.0
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        import ray
-
         own_N = digests(batch.column("id").cast(pa.string()).to_pylist())
         wanted_N = own_N["high"] < self.below * 2.0**64
         if self.known is not None:
+            import ray
+
             index: KeyIndex = ray.get(self.known)
             wanted_N &= index.find(own_N) < 0
         return batch.filter(pa.array(wanted_N))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,9 @@ from clearsight.store.lance_search import Fragments, exact_best, near_best
 from clearsight.store.rewriting import new_vectors, repair_name
 from clearsight.store.where import Where
 from clearsight.store.where_render import stored_name
+
+if TYPE_CHECKING:
+    from clearsight.store.lance_index import Create
 
 # Every `add` leaves one small file. This many are merged; a merged file that has reached its full size is
 # left alone, so that a row is rewritten a few times at most however large the table grows.
@@ -247,11 +250,12 @@ class LanceStore:
                 self._writer = self.place.created(schema, anew=True)
             self._tidy()
 
-    def build(self, *, force: bool = False) -> Mapping[str, Any]:
-        from clearsight.store.lance_index import build_indexes
+    def build(self, *, force: bool = False, create: Create | None = None) -> Mapping[str, Any]:
+        """As `VectorStore.build`; `create` builds the index in place of this machine."""
+        from clearsight.store.lance_index import build_indexes, create_here
 
         with self._written() as dataset:
-            build_indexes(self.place, dataset, force=force)
+            build_indexes(self.place, dataset, force=force, create=create or create_here)
         return self.view().facts()
 
     def _newest(self, dataset: Any) -> Any:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,39 +35,44 @@ TOP = 10
 WANTED_RECALL = 0.98
 
 
-def build_indexes(place: Place, dataset: Any, *, force: bool) -> None:
+Create: TypeAlias = Callable[[Any, str, str, str, int], None]
+"""Builds an index and commits it: of a dataset's column, of a kind, under a name, with so many partitions."""
+
+
+def create_here(dataset: Any, column: str, kind: str, name: str, partitions: int) -> None:
+    """Build an index by this machine alone."""
+    dataset.create_index(column, kind, name=name, metric="cosine", num_partitions=partitions, replace=True)
+
+
+def build_indexes(place: Place, dataset: Any, *, force: bool, create: Create = create_here) -> None:
     """Build or extend the indexes of both vectors, and note what they reach."""
     rows = dataset.count_rows()
     if rows < (LEAST_ROWS if force else INDEX_ROWS):
         return
     notes = json.loads(config_of(dataset).get(INDEX_NOTE, "{}"))
     columns = ("raw", Layout(dataset.schema).stored("vector"))
-    made = {column: _built(dataset, column, rows, notes.get(column)) for column in columns}
+    made = {column: _built(dataset, column, rows, notes.get(column), create) for column in columns}
     place.sync_index()
     if made != notes:
         dataset.update_config({INDEX_NOTE: json.dumps(made)})
     place.sync_commit(dataset.version)
 
 
-def _built(dataset: Any, column: str, rows: int, note: dict[str, Any] | None) -> dict[str, Any]:
+def _built(
+    dataset: Any, column: str, rows: int, note: dict[str, Any] | None, create: Create
+) -> dict[str, Any]:
     name = f"{column}_idx"
     began = time.monotonic()
-    known = {index["name"]: index for index in dataset.list_indices()}
-    if note is not None and name in known and rows < GROWN * note["trained_rows"]:
-        if _all_rows(dataset, known[name]) and note["rows"] == rows:
+    known = [index for index in dataset.list_indices() if index["name"] == name]
+    if note is not None and known and rows < GROWN * note["trained_rows"]:
+        if _all_rows(dataset, known) and note["rows"] == rows:
             return note
         dataset.optimize.optimize_indices(index_names=[name])
         trained = int(note["trained_rows"])
     else:
         partitions = max(1, rows // ROWS_A_PARTITION)
-        dataset.create_index(
-            column,
-            _kind(dataset, column),
-            name=name,
-            metric="cosine",
-            num_partitions=partitions,
-            replace=True,
-        )
+        create(dataset, column, _kind(dataset, column), name, partitions)
+        dataset.checkout_latest()
         trained = rows
     seconds = time.monotonic() - began
     probes, recall = _measured(dataset, column, max(1, trained // ROWS_A_PARTITION))
@@ -85,8 +91,8 @@ def _kind(dataset: Any, column: str) -> str:
     return "IVF_SQ" if dataset.schema.field(column).type.list_size % 8 else "IVF_RQ"
 
 
-def _all_rows(dataset: Any, index: dict[str, Any]) -> bool:
-    covered = set(index["fragment_ids"])
+def _all_rows(dataset: Any, segments: Sequence[Mapping[str, Any]]) -> bool:
+    covered = {number for segment in segments for number in segment["fragment_ids"]}
     return all(fragment.fragment_id in covered for fragment in dataset.get_fragments())
 
 
