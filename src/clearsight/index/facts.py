@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clearsight.files import to_json, write_atomic
 from clearsight.index.fitted import Fitted
+from clearsight.index.metadata import kinds_of
 from clearsight.index.searching import grown, query_drift
 from clearsight.index.statistics import Drift, Spread, drift, moments_of, raw_rows
 
@@ -44,7 +45,7 @@ def facts(index: Index) -> dict[str, Any]:
         "items": None if items is None else str(items),
         "rows": view.rows,
         "modalities": measured["modalities"],
-        "metadata": {name: str(kind) for name, kind in view.fields.items()},
+        "metadata": kinds_of(view.fields),
         "model": settings.model,
         "revision": settings.revision,
         **{name: settings.encoder.get(name) for name in ("prompt", "pooling", "layer")},

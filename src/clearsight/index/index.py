@@ -28,6 +28,7 @@ from clearsight.index.nouns import Added, Hit, Query, Results
 from clearsight.index.pictures import original_of
 from clearsight.index.queries import QueryStatistics
 from clearsight.index.refitting import refit
+from clearsight.index.repairing import GROWN
 from clearsight.index.searching import Searcher, hits_of
 from clearsight.index.settings import Settings, place_said
 from clearsight.progress import Progress, Silent
@@ -35,6 +36,7 @@ from clearsight.store.lock import writer_lock
 from clearsight.types import Item
 
 if TYPE_CHECKING:
+    from clearsight.index.scale import RayEngine
     from clearsight.models.encoder import Encoder
     from clearsight.rerank import Reranker
     from clearsight.sae import SparseAutoencoder
@@ -194,6 +196,11 @@ class Index:
             return self._encoder
 
     @property
+    def loading(self) -> Mapping[str, Any]:
+        """How another process loads the model: its place, if another, and whether its code may run."""
+        return {name: self._load[name] for name in ("model", "trust_remote_code") if name in self._load}
+
+    @property
     def root(self) -> Path | None:
         """The indexed folder (of a file of items: the folder it lies in)."""
         place = self.settings.place_of_items(self.folder)
@@ -214,6 +221,7 @@ class Index:
         columns: Mapping[str, str] | None = None,
         on_error: OnError = "skip",
         progress: Progress | None = None,
+        engine: RayEngine | None = None,
     ) -> Done:
         """Take what is new, changed or gone in a folder or file of items; nothing else is read.
 
@@ -223,6 +231,7 @@ class Index:
             items: None: what was given when the index was made.
             captions: tables of texts and metadata that lie elsewhere.
             columns: house's name (id, text, image) -> the tables' column.
+            engine: embeds on a cluster (`clearsight.index.scale`), in place of this process.
 
         Raises:
             DataError: nothing to index, another writer, a table or store that cannot be read or written.
@@ -252,9 +261,13 @@ class Index:
                 if entry.id not in known or known[entry.id][1] != entry.stamp:
                     wanted.add(entry.id)
             self._need_some(seen, known, faults, place)
-            maker = self._maker(known, Faults(on_error))
             todo = (entry for entry in collection.entries(Faults("skip")) if entry.id in wanted)
-            done = maker.put(todo, progress, len(wanted)) if wanted else Done()
+            if not wanted:
+                done = Done()
+            elif engine is None:
+                done = self._maker(known, Faults(on_error)).put(todo, progress, len(wanted))
+            else:
+                done = engine.entries(self, todo, collection.kinds, known, Faults(on_error), progress)
             done.same += len(seen) - len(wanted)
             done.skipped = {one.where: one.reason for one in faults.skipped} | done.skipped
             gone = _gone(known, seen, collection, done.skipped)
@@ -329,9 +342,7 @@ class Index:
         )
         with self.writing(wait=SOON):
             fitted = refit(self, wanted, progress or Silent())
-            if wanted != self.settings:
-                self.settings = wanted
-                wanted.write(self.folder)
+            self.with_settings(replace(wanted, fitted_rows=self.store.view().rows))
         return fitted.facts
 
     def search(
@@ -484,6 +495,30 @@ class Index:
         moved = [one.sentence() for one in query_drift(self, fitted) if one.moved]
         return (*known_notes(self.folder, self.store.view().version), *moved)
 
+    @property
+    def due(self) -> bool:
+        """Whether a repair should be fitted: there is none, and was none for a collection of this size."""
+        view, then = self.store.view(), self.settings.fitted_rows
+        if not view.rows or self.settings.repair == "none":
+            return False
+        return then == 0 or (not view.repair and view.rows >= GROWN * then)
+
+    def learn_queries(self, on: bool) -> None:
+        """Begin to keep statistics of queries, or stop and forget them. Raises DataError: another writer."""
+        with self.writing():
+            if not on:
+                (self.queries or QueryStatistics(self.folder)).forget()
+            self.queries = (self.queries or QueryStatistics(self.folder)) if on else None
+            self.with_settings(replace(self.settings, learn_queries=on))
+
+    def with_settings(self, settings: Settings) -> Index:
+        """The same index with other settings, which are written where they differ."""
+        if settings != self.settings:
+            with self.writing():
+                settings.write(self.folder)
+            self.settings = settings
+        return self
+
     def _row(self, item_id: str, *columns: str) -> dict[str, Any]:
         for batch in self.store.view().read(["id", *columns], ids=[item_id]):
             for row in batch.to_pylist():
@@ -516,15 +551,7 @@ class Index:
     ) -> None:
         if seen:
             return
-        first = (
-            f" ({len(faults.skipped)} were skipped; {': '.join(faults.skipped[0])})" if faults.skipped else ""
-        )
-        kept = f" The {len(known):,} items of the index were left as they are." if known else ""
-        raise DataError(
-            f"There is nothing to index{first}.{kept}",
-            where=str(place),
-            do="Give a folder with pictures or texts, or a .jsonl, .csv or .parquet of items.",
-        )
+        raise nothing_to_index(place, faults, len(known))
 
     def _inside(self, item: Item) -> str | None:
         """The file of an item, relative to the indexed folder, if it lies there."""
@@ -545,6 +572,16 @@ def find_index(folder: str | os.PathLike[str]) -> Path:
         if (one / "index.json").is_file():
             return one
     raise DataError("There is no index here.", where=str(place), do="Make one: clearsight index PHOTOS/.")
+
+
+def nothing_to_index(place: Path, faults: Faults, known: int = 0) -> DataError:
+    first = f" ({len(faults.skipped)} were skipped; {': '.join(faults.skipped[0])})" if faults.skipped else ""
+    kept = f" The {known:,} items of the index were left as they are." if known else ""
+    return DataError(
+        f"There is nothing to index{first}.{kept}",
+        where=str(place),
+        do="Give a folder with pictures or texts, or a .jsonl, .csv or .parquet of items.",
+    )
 
 
 def no_item(item_id: str) -> DataError:

@@ -66,9 +66,10 @@ def refit(index: Index, wanted: Settings, progress: Progress) -> Fitted:
 
     def vectors(batch: pa.RecordBatch) -> NDArray[np.float32]:
         modality_N = np.array(batch.column("modality").to_pylist(), dtype=str)
+        progress.advance(batch.num_rows)
         return fitted.rows(matrix(batch.column("raw")), modality_N)
 
-    progress.start(None, "repairing")
+    progress.start(view.rows, "repairing")
     try:
         index.store.rewrite(fitted.name, vectors)
         index.store.build()

@@ -30,9 +30,9 @@ Pairs = tuple[Embeddings, Embeddings]
 """Pictures of the collection and the model's own captions of them, row by row."""
 
 LEAST_PAIRS = 48
-"""Fewer do not make a self-alignment: measured on the shipped model, gallery 400, texts to pictures, hit rate@1
-and @10 in %: 32 pairs 46.2, 82.5 (ReAlign 59.8, 85.2); 48 pairs 68.2, 90.8 (60.2, 86.2); 400 pairs 92.0, 98.0.
-"""
+"""Fewer do not make a self-alignment: measured on the shipped model, gallery 400, texts to pictures, hit
+rate@1 and @10 in %: 32 pairs 46.2, 82.5 (ReAlign 59.8, 85.2); 48 pairs 68.2, 90.8 (60.2, 86.2); 400 pairs
+92.0, 98.0."""
 SHRINKAGE = 0.5
 """Of both: ReAlign's a priori value. Self-alignments of tables take 0.1, for thousands of pairs; with a
 collection's few it costs (64 pairs: 49.5 at 0.1, 75.5 at 0.5; 400 pairs: 91.0 and 92.0)."""

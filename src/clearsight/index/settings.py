@@ -35,6 +35,7 @@ class Settings:
         embed: what of an item with picture and text is embedded.
         repair: what was asked for; unlabelled: most images that are captioned for it.
         learn_queries: whether statistics of queries are kept.
+        fitted_rows: items that were there when a repair was last fitted, or found not to be wanted; 0: never.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Settings:
     repair: RepairName = "auto"
     unlabelled: int = 500
     learn_queries: bool = False
+    fitted_rows: int = 0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("embed", self.embed, EMBED), ("repair", self.repair, REPAIRS)):
