@@ -41,6 +41,7 @@ _HOME = {
     "load_sae": "clearsight.formats",
     "save_sae": "clearsight.formats",
     "profile": "clearsight.concepts",
+    "Index": "clearsight.index",
 }
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "ClearsightError",
     "Embeddings",
     "Encoder",
+    "Index",
     "Item",
     "PerGroup",
     "Ranking",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from clearsight.data import load_items, load_task, load_vectors
     from clearsight.errors import ClearsightError
     from clearsight.formats import load_sae, save_sae
+    from clearsight.index import Index
     from clearsight.metrics import paired_test, score
     from clearsight.models.captioner import Captioner
     from clearsight.models.encoder import Encoder

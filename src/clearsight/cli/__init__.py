@@ -2,12 +2,14 @@
 
 Exit codes: 0 done; 1 a check of `verify` failed; 2 a flag, name or argument does not fit; 3 input data cannot
 be used; 4 the model cannot be used; 5 done, but some items were skipped (`--on-error skip`); 130 interrupted,
-what was reported done is kept.
+what was reported done is kept; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,14 @@ from cyclopts import App, CycloptsError
 
 from clearsight import __version__
 from clearsight.cli.flags import command
-from clearsight.errors import ClearsightError, UsageError
+from clearsight.errors import ClearsightError, DataError, UsageError
 
 if TYPE_CHECKING:
     from clearsight.cli.terminal import Terminal
 
 SOME_SKIPPED = 5
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 HELP = """Turns a generative multimodal model into a retriever without training, and shows what changed.
 
@@ -44,10 +47,16 @@ JOBS = {
     "export": ("ExportConfig", "export"),
     "verify": ("VerifyConfig", "verify"),
     "push": ("PushConfig", "push"),
+    "search": ("SearchConfig", "search"),
     "serve": ("ServeConfig", "serve"),
 }
-# group -> (sentence, command -> (config, function)), all in the job module of the group's name
+# group -> (sentence, command -> (config, function)), all in the job module of the group's name; "" is the
+# group's own
 GROUPS = {
+    "index": (
+        "Index a folder of pictures and texts, or show what an index is.",
+        {"": ("IndexConfig", "index"), "info": ("IndexInfoConfig", "index_info")},
+    ),
     "info": (
         "Show versions and devices, a model, a prompt as rendered, or a run.",
         {
@@ -90,6 +99,9 @@ def build_app() -> App:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # an argument need not be text, nor a terminal know our signs
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = build_app()(
             list(sys.argv[1:] if argv is None else argv),
@@ -100,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UsageError.exit_code
     except ClearsightError as error:
         return _fail(error)
+    except BrokenPipeError:  # who read our output has seen enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return _fail(_refused(error))
     except KeyboardInterrupt:
         sys.stderr.write(
             "\nInterrupted. What was reported done is kept; the same command goes on from there.\n"
@@ -120,7 +137,10 @@ def _add(app: App, name: str, module: str, config: str, function: str) -> None:
         finally:
             ui.progress.close()
 
-    app.command(command(getattr(home, config), run), name=name)
+    if name:
+        app.command(command(getattr(home, config), run), name=name)
+    else:
+        app.default(command(getattr(home, config), run))
 
 
 def _finish(ui: Terminal, result: Any) -> int:
@@ -134,6 +154,15 @@ def _finish(ui: Terminal, result: Any) -> int:
     if len(skipped) > 10:
         ui.say(f"... and {len(skipped) - 10} more; the run's report names them all.")
     return SOME_SKIPPED if skipped else getattr(result, "exit_code", 0)
+
+
+def _refused(error: OSError) -> DataError:
+    """A disk that is full, a folder that may not be written, a path through a file."""
+    return DataError(
+        f"The system refuses: {error.strerror or error}.",
+        where=str(error.filename or ""),
+        do="Check the path, who may read and write there, and the room on the disk; then call again.",
+    )
 
 
 def _fail(error: ClearsightError) -> int:
