@@ -38,7 +38,7 @@ MODALITIES = ("image", "text", "image+text")
 class Collection:
     """N items with captions, years and places; every 97th has a picture that cannot be shown."""
 
-    def __init__(self, n: int, *, repair: str = "self-aligned 000003") -> None:
+    def __init__(self, n: int, *, repair: str = "000003") -> None:
         self.n, self.repair = n, repair
         rng = np.random.default_rng(7)
         self.kind = rng.choice(3, n, p=[0.7, 0.2, 0.1])
@@ -86,7 +86,7 @@ class Collection:
         for place, i in enumerate(self.order(question, space)):
             if len(hits) == body.get("top", 10):
                 break
-            if not keep(1990 + int(i) % 35) or (body.get("like") and self.index(body["like"]) == i):
+            if not keep(self.hit(int(i))) or (body.get("like") and self.index(body["like"]) == i):
                 continue
             score = 0.62 * 0.9995**place if space == "repaired" else 0.93 - place * 1e-5
             hit = self.hit(int(i), score, body.get("explain", False))
@@ -186,14 +186,20 @@ class FaultyFilterError(Exception):
 
 
 def allowed(where: str | None) -> Any:
-    """`year > N` or `year < N`; anything else does not parse."""
+    """`year > N` or `year < N`, a modality, or both as the page joins them; else it does not parse."""
     if where is None:
-        return lambda year: True
+        return lambda hit: True
+    found = re.fullmatch(r"modality = '([a-z+]+)'(?: and \((.*)\))?", where)
+    if found is not None:
+        rest = allowed(found[2])
+        return lambda hit: hit["modality"] == found[1] and rest(hit)
     found = re.fullmatch(r"\s*year ([<>]) (\d+)\s*", where)
     if found is None:
         raise FaultyFilterError(where)
     bound = int(found[2])
-    return (lambda year: year > bound) if found[1] == ">" else (lambda year: year < bound)
+    if found[1] == ">":
+        return lambda hit: hit["metadata"]["year"] > bound
+    return lambda hit: hit["metadata"]["year"] < bound
 
 
 @lru_cache(maxsize=4096)
@@ -308,13 +314,10 @@ class Handler(BaseHTTPRequestHandler):
                 answer["beside"] = world.search(body, "raw")
             self.json(answer)
         except FaultyFilterError:
+            at = body["where"].find(">") + 1 or len(body["where"])
+            place = f"character {at}: {body['where'][at - 1 :]}"
             self.json(
-                {
-                    "what": "The filter does not parse.",
-                    "where": "character 6: >",
-                    "do": "Such as: year > 2020.",
-                },
-                400,
+                {"what": "The filter does not parse.", "where": place, "do": "Such as: year > 2020."}, 400
             )
 
 
@@ -323,7 +326,7 @@ class SearchServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, n: int, *, token: str = "", repair: str = "self-aligned 000003") -> None:
+    def __init__(self, n: int, *, token: str = "", repair: str = "000003") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.world = Collection(n, repair=repair)
         self.token = token

@@ -153,6 +153,10 @@ def test_a_filter_names_the_fields_and_its_faults_stand_beside_it(
         "year number",
         "place string",
         "shared boolean",
+        "modality string",
+        "source string",
+        "text string",
+        "id string",
     ]
     page.click("#fields button >> nth=0")
     page.keyboard.type(">> 2020")
@@ -173,6 +177,32 @@ def test_a_filter_names_the_fields_and_its_faults_stand_beside_it(
     page.wait_for_selector(CARDS)
     assert page.url.endswith("?q=ring")
     assert page.input_value("#where") == ""
+
+
+def test_a_kind_is_chosen_beside_the_filter(opened: Opener, server: SearchServer) -> None:
+    page = opened("?q=ring", ready=CARDS)
+    page.select_option("#kinds", "text")
+    until(page, "!document.querySelector('#view-search img')")
+    assert server.asked[-1]["where"] == "modality = 'text'"
+    assert page.locator("#filter").is_hidden()
+    page.click("#narrow")
+    page.keyboard.type("year > 2010")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#narrow.set")
+    until(page, "!document.querySelector('[aria-busy]')")
+    assert server.asked[-1]["where"] == "modality = 'text' and (year > 2010)"
+    page.fill("#where", "year > ")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#where-fault:has-text('At character 6: >.')")
+    page.reload()
+    page.wait_for_selector(".notice")
+    assert page.input_value("#kinds") == "text"
+    assert page.input_value("#where") == "year >"
+    page.go_back()
+    page.wait_for_selector(CARDS)
+    page.select_option("#kinds", "")
+    page.wait_for_selector("#view-search img")
+    assert server.asked[-1]["where"] == "year > 2010"
 
 
 def test_switches_ask_for_what_they_say(opened: Opener, server: SearchServer) -> None:
@@ -202,9 +232,9 @@ def test_both_spaces_stand_side_by_side_with_what_moved(opened: Opener, server: 
             said = card.locator(".move").inner_text()
             other = there.index(here[place]) if here[place] in there else None
             if other == place:
-                assert said == "= same place"
+                assert said == "= same"
             elif other is None:
-                assert said.endswith(f"{word} after 60")
+                assert said.endswith(f"{word} 60+")
             else:
                 assert said.endswith(f"{word} {other + 1}")
                 assert (said[0] == "↑") == ((other > place) if word == "was" else (other < place))

@@ -24,9 +24,8 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", ["desktop", "phone"])
-def test_axe_finds_nothing_in_any_state(opened: Opener, scheme: str, size: str) -> None:
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+def test_axe_finds_nothing_in_any_state(opened: Opener, size: str, scheme: str) -> None:
     page = opened(color_scheme=scheme, viewport={"desktop": DESKTOP, "phone": PHONE}[size])
     found = []
     for name, (address, ready) in STATES.items():
@@ -39,7 +38,7 @@ def test_axe_finds_nothing_in_any_state(opened: Opener, scheme: str, size: str) 
     assert found == []
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440])
+@pytest.mark.parametrize("width", [320, 768, 1440])
 def test_no_width_scrolls_sideways(opened: Opener, width: int) -> None:
     page = opened(viewport={"width": width, "height": 800})
     for name, (address, ready) in STATES.items():
@@ -60,7 +59,7 @@ def test_tab_leads_through_the_page_in_the_order_it_is_read(opened: Opener) -> N
     page = opened("?q=ring", ready=CARDS)
     page.evaluate("document.activeElement.blur()")
     said = []
-    for _ in range(13):
+    for _ in range(14):
         page.keyboard.press("Tab")
         said.append(
             page.evaluate(
@@ -73,7 +72,7 @@ def test_tab_leads_through_the_page_in_the_order_it_is_read(opened: Opener) -> N
     assert said[4:7] == order
     assert said[7].startswith("Search by a picture")
     assert said[8:10] == ["Search", "repaired"]
-    assert said[10] == "narrow"
+    assert said[10:12] == ["kinds", "narrow"]
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "card"
     page.keyboard.press("Tab")
@@ -116,7 +115,7 @@ def test_focus_is_seen(opened: Opener) -> None:
     page = opened("?q=ring", ready=CARDS)
     page.focus("#words")
     page.keyboard.press("Tab")
-    for selector in ("#pick", ".go", ".switch input:checked + span", "#narrow"):
+    for selector in ("#pick", ".go", ".switch input:checked + span", "#kinds", "#narrow"):
         ring = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).outlineStyle")
         assert ring == "solid", selector
         page.keyboard.press("Tab")

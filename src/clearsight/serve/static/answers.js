@@ -42,8 +42,9 @@ function joined(old, fresh) {
 }
 
 export class Answers {
-  constructor(limits) {
-    this.limits = limits;
+  /** `info`: what the server told of its limits and of what it offers. */
+  constructor({ limits, offers }) {
+    Object.assign(this, { limits, offers });
     this.kept = new Map();
   }
 
@@ -66,7 +67,7 @@ export class Answers {
   }
 
   async body(state) {
-    const body = { space: state.show };
+    const body = { space: this.offers.spaces.includes(state.show) || (state.show === 'both' && this.offers.spaces.length > 1) ? state.show : 'repaired' };
     if (state.like) body.like = state.like;
     else {
       if (state.q.trim()) body.text = state.q.trim();
@@ -82,8 +83,8 @@ export class Answers {
       }
     }
     if (state.where.trim()) body.where = state.where.trim();
-    if (state.rerank) body.rerank = true;
-    if (state.explain) body.explain = true;
+    if (state.rerank && this.offers.rerank) body.rerank = true;
+    if (state.explain && this.offers.explain) body.explain = true;
     return body;
   }
 

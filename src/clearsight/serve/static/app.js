@@ -126,12 +126,12 @@ async function refresh(y = null) {
 async function begin() {
   try {
     app.info = await api.info();
-    app.answers = new Answers(app.info.limits);
+    app.answers = new Answers(app.info);
     app.alike.clear();
     views.map.forget();
     views.results.sampled = null;
     views.results.shown = null;
-    const folder = app.info.index?.items?.split('/').filter(Boolean).pop();
+    const folder = (app.info.index?.items ?? app.info.index?.name)?.split('/').filter(Boolean).pop();
     find('#collection').textContent = `${plural(app.info.rows, 'item', 'items')}${folder ? ` in ${folder}` : ''}`;
     form.begin();
     await refresh(history.state?.y ?? null);

@@ -15,10 +15,10 @@ export function move(id, place, other, known, all, after) {
   const there = other.get(id);
   const word = after ? 'now' : 'was';
   if (there === undefined) {
-    const beyond = all ? (after ? 'not found now' : 'not found before') : `${word} after ${count(known)}`;
+    const beyond = all ? 'not there' : `${word} ${count(known)}+`;
     return after ? { kind: 'gone', text: `↓ ${beyond}` } : { kind: 'new', text: `↑ ${beyond}` };
   }
-  if (there === place) return { kind: 'same', text: '= same place' };
+  if (there === place) return { kind: 'same', text: '= same' };
   const rose = after ? there < place : there > place;
   return { kind: rose ? 'up' : 'down', text: `${rose ? '↑' : '↓'} ${word} ${count(there + 1)}` };
 }

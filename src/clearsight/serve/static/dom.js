@@ -41,7 +41,7 @@ export const findAll = (selector, root = document) => [...root.querySelectorAll(
 const whole = new Intl.NumberFormat('en');
 export const count = (number) => whole.format(number);
 export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
-export const fixed = (number, digits = 3) => (Number.isFinite(number) ? number.toFixed(digits).replace('-', '−') : '–');
+export const fixed = (number, digits = 3) => (Number.isFinite(number) ? (Number(number.toFixed(digits)) || 0).toFixed(digits).replace('-', '−') : '–');
 export const percent = (share, digits = 0) => `${fixed(100 * share, digits)}%`;
 export const duration = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(1000 * seconds))} ms` : `${fixed(seconds, 1)} s`);
 

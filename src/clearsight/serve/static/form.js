@@ -5,6 +5,8 @@ import { find, findAll, h, icon, ICONS, nameOf, say } from './dom.js';
 import { recall } from './pictures.js';
 
 const LISTED = 24;
+const OWN = ['modality', 'source', 'text', 'id'].map((name) => ({ name, type: 'string' }));
+const ONLY = { '': 'All kinds', image: 'Pictures', text: 'Texts', 'image+text': 'Pictures with text' };
 const OF_FILTER = /filter|field|condition|pattern|character \d|where/i;
 
 export class Form {
@@ -20,6 +22,13 @@ export class Form {
       if (!find('#filter').hidden) this.where.focus();
     });
     this.drops();
+  }
+
+  /** The whole filter: the kind that is chosen, and what is written. */
+  filter() {
+    const [kind, rest] = [find('#kinds').value, this.where.value.trim()];
+    if (!kind) return rest;
+    return rest ? `${before(kind)}${rest})` : `modality = '${kind}'`;
   }
 
   words() { return this.input.value.trim(); }
@@ -42,11 +51,13 @@ export class Form {
       find('#spaces').after(this.unrepaired);
       find('#spaces').hidden = true;
     }
-    const named = info.fields.slice(0, LISTED);
-    find('#fields').replaceChildren(...(named.length
-      ? ['Fields:', ...named.map((field) => h('button', { type: 'button', title: `Put ${field.name} into the filter`, on: { click: () => this.put(field.name) } }, field.name, ' ', h('i', { text: field.type }))),
-        info.fields.length > LISTED ? `and ${info.fields.length - LISTED} more` : '']
-      : ['This collection has no fields besides id, source, modality and text.']));
+    const named = [...info.fields.slice(0, LISTED), ...OWN.filter((own) => !info.fields.some((field) => field.name === own.name))];
+    const kinds = Object.entries(info.modalities).filter(([, number]) => number).map(([kind]) => kind);
+    find('#fields').replaceChildren('Fields:',
+      ...named.map((field) => h('button', { type: 'button', title: `Put ${field.name} into the filter`, on: { click: () => this.put(field.name) } }, field.name, ' ', h('i', { text: field.type }))),
+      info.fields.length > LISTED ? `and ${info.fields.length - LISTED} more` : '');
+    find('#kinds').closest('label').hidden = kinds.length < 2;
+    find('#kinds').replaceChildren(...['', ...kinds].map((kind) => h('option', { value: kind, text: ONLY[kind] ?? kind })));
     this.where.placeholder = example(info.fields);
   }
 
@@ -64,7 +75,9 @@ export class Form {
     const index = state.view === 'index';
     find('.options', this.form).hidden = index;
     this.input.value = state.q;
-    this.where.value = state.where;
+    const { kind, rest } = parts(state.where);
+    this.where.value = rest;
+    find('#kinds').value = kind;
     this.form.elements.show.value = state.show;
     this.form.elements.rerank.checked = state.rerank;
     this.form.elements.explain.checked = state.explain;
@@ -72,8 +85,8 @@ export class Form {
     const both = find('#spaces input[value="both"]').closest('label');
     both.hidden = state.view === 'map'; // one map shows both, one after the other
     if (state.view === 'map' && state.show === 'both') this.form.elements.show.value = 'repaired';
-    this.unfold(Boolean(state.where) || (!find('#filter').hidden && !index), index);
-    find('#narrow').classList.toggle('set', Boolean(state.where));
+    this.unfold(Boolean(rest) || (!find('#filter').hidden && !index), index);
+    find('#narrow').classList.toggle('set', Boolean(rest));
     await this.chip(signal);
   }
 
@@ -85,7 +98,7 @@ export class Form {
   submit() {
     const { state, info, go } = this.app;
     const q = this.words();
-    const change = { q, where: this.where.value.trim(), item: '' };
+    const change = { q, where: this.filter(), item: '' };
     if (state.view === 'index') change.view = 'search';
     if (q && state.like) change.like = '';
     if (q && state.image && info && !info.offers.both) change.image = '';
@@ -99,7 +112,7 @@ export class Form {
       target.value = '';
     } else if (target.name === 'show') this.app.go({ show: target.value });
     else if (target.name === 'rerank' || target.name === 'explain') this.app.go({ [target.name]: target.checked });
-    else if (target === this.where && !target.value.trim() && state.where) this.app.go({ where: '' });
+    else if (target.id === 'kinds' || (target === this.where && !target.value.trim() && state.where)) this.app.go({ where: this.filter() });
   }
 
   /** The picture, or the item, that is searched with. */
@@ -142,16 +155,23 @@ export class Form {
 
   /** Shows a fault of the filter beside it; false for any other fault. */
   blame(fault) {
-    const said = [fault.message, fault.where && `At ${fault.where}.`, fault.advice].filter(Boolean).join(' ');
     if (fault.status !== 400 && fault.status !== 422) return false;
     if (!this.app.state.where || !OF_FILTER.test(`${fault.message} ${fault.where ?? ''}`)) return false;
     const note = find('#where-fault');
-    note.textContent = said;
+    note.textContent = [fault.message, fault.where && `At ${this.own(fault.where)}.`, fault.advice].filter(Boolean).join(' ');
     note.hidden = false;
     this.where.setAttribute('aria-invalid', 'true');
     this.where.setAttribute('aria-describedby', 'where-fault fields');
     this.unfold(true);
     return true;
+  }
+
+  /** A place in the whole filter, as one in what is written. */
+  own(where) {
+    const { kind, rest } = parts(this.app.state.where);
+    const found = /^character (\d+): (.*)$/s.exec(where);
+    if (!found || !kind || !rest) return where;
+    return `character ${Math.max(1, Number(found[1]) - before(kind).length)}: ${found[2].replace(/\)$/, '')}`;
   }
 
   clear() {
@@ -190,10 +210,19 @@ export class Form {
   }
 }
 
+/** What stands before a filter that is narrowed to a kind. */
+const before = (kind) => `modality = '${kind}' and (`;
+
+/** A filter as the kind that is chosen and what is written besides. */
+function parts(where) {
+  const [, kind = '', rest] = /^modality = '([^']*)'(?: and \((.*)\))?$/s.exec(where.trim()) ?? [];
+  return kind in ONLY && kind ? { kind, rest: rest ?? '' } : { kind: '', rest: where };
+}
+
 /** A filter that fits this collection. */
 function example(fields) {
   const number = fields.find((field) => field.type === 'number');
   const text = fields.find((field) => field.type === 'string');
-  const part = number ? `${number.name} > 2020` : text ? `${text.name} = 'Bern'` : "modality = 'image'";
+  const part = number ? `${number.name} > ${/year|date|time/i.test(number.name) ? 2020 : 3}` : text ? `${text.name} = 'Bern'` : "modality = 'image'";
   return `such as ${part}`;
 }

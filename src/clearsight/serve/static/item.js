@@ -77,7 +77,12 @@ export class ItemView {
     if (hit.modality === 'text') name.className = 'hidden';
     const picture = shot(hit);
     const large = find('img', picture);
-    if (large) large.alt = `Picture: ${nameOf(hit)}`;
+    if (large) {
+      large.alt = `Picture: ${nameOf(hit)}`;
+      const whole = new Image(); // shown once it is there; a kind that browsers cannot show stays a thumbnail
+      whole.onload = () => { large.src = whole.src; };
+      whole.src = api.original(hit.id);
+    }
     this.alike = h('div', { class: 'alike', 'aria-busy': 'true' });
     this.dialog.replaceChildren(
       this.bar(ranked ? `Place ${count(place + 1)} of ${count(hits.length)}` : '', hits, place),

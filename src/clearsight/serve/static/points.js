@@ -7,7 +7,7 @@ out vec3 colour; flat out float shape; flat out float marked;
 void main() {
   gl_Position = vec4((mix(before, after, mixed) + shift) * scale, 0., 1.);
   colour = colours[int(kind)]; shape = kind; marked = stage * lit;
-  gl_PointSize = marked > 0. ? size * 1.2 + 9. * stage : size;
+  gl_PointSize = marked > 0. ? max(size, 6. * stage) + 5. * stage : size;
   if (stage > .5 && lit < .5) gl_Position = vec4(2., 2., 0., 1.);
 }`;
 const FRAGMENT = `#version 300 es

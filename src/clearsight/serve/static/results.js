@@ -3,13 +3,14 @@
 import * as api from './api.js';
 import { card } from './cards.js';
 import { move, places, summary } from './compare.js';
+import { nameOfRepair } from './standing.js';
 import { count, duration, fixed, h, plural, say } from './dom.js';
 import { Grid } from './grid.js';
 import { empty, faulty, notice } from './notices.js';
 import { asks, write } from './state.js';
 
 const NARROWEST = { one: 11, two: 8.5 };
-const FOOT = { plain: 5.5, why: 6.75 };
+const FOOT = { plain: 4.5, why: 5.625 };
 const TITLES = { repaired: 'After repair', raw: 'Before repair' };
 
 export class Results {
@@ -97,7 +98,7 @@ export class Results {
   lay(answer) {
     const [first, second] = answer.lists;
     if (!first.hits.length && !second?.hits.length) return this.nothing();
-    const why = this.app.state.explain;
+    const why = this.app.state.explain && this.app.info.offers.explain;
     this.put();
     const title = titleOf(this.app);
     this.notes = h('ul', { class: 'notes' });
@@ -135,7 +136,7 @@ export class Results {
     for (const event of ['pointerleave', 'focusout']) body.addEventListener(event, () => this.pair(null, 1 - i));
     const scores = list.hits.length ? `${fixed(list.hits[0].score)} to ${fixed(list.hits.at(-1).score)}` : 'nothing found';
     return h('section', {}, h('h2', { text: TITLES[list.space] }),
-      h('p', { class: 'fine', title: list.space === 'raw' ? 'Cosines of the vectors as the model gives them' : `Cosines after ${list.repair || 'no repair'}`, text: `Scores ${scores}` }), body);
+      h('p', { class: 'fine', title: list.space === 'raw' ? 'Cosines of the vectors as the model gives them' : 'Cosines after the repair', text: `Scores ${scores}` }), body);
   }
 
   /** Marks the same item in the other column. */
@@ -150,7 +151,7 @@ export class Results {
   stand(answer) {
     const [first] = answer.lists;
     const parts = [`${plural(first.rows, 'item', 'items')} searched in ${duration(first.seconds)}`];
-    parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repair ${first.repair}` : 'no repair');
+    parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repair ${nameOfRepair(first.repair, this.app.info)}` : 'no repair');
     return parts.join(', ');
   }
 

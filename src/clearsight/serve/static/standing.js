@@ -10,6 +10,12 @@ const REPAIRS = {
   self_aligned: ['Self-aligned', 'The model captioned pictures of this collection; from these pairs of its own making, one closed-form map turns the pictures’ space onto the texts’. No labels, no training, no second model.'],
 };
 
+/** A repair by its kind where that is known: names are numbers. */
+export function nameOfRepair(name, info) {
+  const kind = info.repair === name && info.index?.repaired?.in_force;
+  return kind && REPAIRS[kind] ? `${kind === 'realign' ? 'ReAlign' : REPAIRS[kind][0].toLowerCase()} ${name}` : name;
+}
+
 /** name -> [label, what it says, which way is better]. */
 const FIGURES = {
   anisotropy: ['Mean cosine', 'of any two items: near 1, all look alike', 'lower'],
@@ -42,7 +48,7 @@ export class IndexView {
 
 function made(info, facts) {
   const said = [facts.prompt && `prompt ${facts.prompt}`, facts.pooling && `${facts.pooling} pooling`, facts.width && `${count(facts.width)} numbers each`].filter(Boolean);
-  const place = facts.items ? ` of ${facts.items}` : '';
+  const place = facts.items ?? facts.name ? ` in ${facts.items ?? facts.name}` : '';
   return `${plural(info.rows, 'item', 'items')}${place}, embedded by ${info.model}${said.length ? ` (${said.join(', ')})` : ''}.`;
 }
 
@@ -66,7 +72,7 @@ function repair(info, facts) {
   return [h('h2', { text: `Repair: ${name}` }), h('p', { class: 'prose', text: words }),
     from.length && info.repair ? h('p', { class: 'prose', text: `It was fitted from ${from.join(', and centred on ')}.` }) : null,
     on.held_out ? h('p', { class: 'prose', text: `Chosen by how well held-out pictures and captions find each other (mean reciprocal rank): ${Object.entries(on.held_out).map(([kind, value]) => `${kind.replace('_', '-')} ${fixed(value)}`).join(', ')}.` }) : null,
-    info.repair ? h('p', { class: 'fine', text: `In force under the name ${info.repair}.` }) : null];
+    info.repair ? h('p', { class: 'fine', text: `Its name is ${info.repair}.` }) : null];
 }
 
 function geometry(facts) {
