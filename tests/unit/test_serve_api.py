@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,38 +12,24 @@ import pytest
 from fastapi.testclient import TestClient
 
 from clearsight import Encoder, Item
-from clearsight.data import world
-from clearsight.models.load import load_model
 from clearsight.rerank import Reranker
 from clearsight.serve.service import Service
-from serving import SmallIndex, data_url, png, served
-
-ODD = "an odd/../id ?#%&\\ ünï 鳥"
+from serving import ODD, PICTURES, ROWS, collection, data_url, png, served, tiny_service
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(load_model("tiny", head=True), prompt="one_word", token_budget=2048)
+def service() -> Service:
+    return tiny_service()
 
 
 @pytest.fixture(scope="module")
-def service(encoder: Encoder) -> Service:
-    pairs = world.text_to_image(6)
-    odd = Item(ODD, text="a red ring", image=png(64))
-    entries: Sequence[Item] = (*pairs.candidates, *pairs.queries, odd)
-    index = SmallIndex(
-        entries,
-        lambda items: encoder.embed(items).rows_ND,
-        {ODD: {"year": 2021, "place": None, "nan": float("nan")}},
-    )
-    loaded = encoder.loaded
-    judges = (Reranker.load(loaded), Reranker.load(loaded, scorer="p_true"))
-    return Service(encoder, index, judges)
+def encoder(service: Service) -> Encoder:
+    return service.encoder
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[TestClient]:
-    with served(lambda: service) as client:
+def client() -> Iterator[TestClient]:
+    with served() as client:
         yield client
 
 
@@ -131,10 +117,20 @@ def test_openai_refusals_have_openais_shape(
 
 def test_models(client: TestClient) -> None:
     answer = client.get("/v1/models").json()
-    assert answer == {
-        "object": "list",
-        "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "clearsight"}],
-    }
+    rest = {"object": "model", "created": 0, "owned_by": "clearsight"}
+    assert answer["object"] == "list"
+    assert answer["data"] == [{"id": "tiny", **rest}, {"id": "tiny:repaired", **rest}]
+
+
+def test_repaired_vectors_are_those_of_the_index(client: TestClient, service: Service) -> None:
+    picture = {"type": "image_url", "image_url": {"url": data_url(png())}}
+    rows = vectors(embed(client, [picture], model="tiny:repaired"))
+    words = vectors(embed(client, ["a red ring"], model="tiny:repaired", input_type="query"))
+    stored = next(service.index.store.view().read(["id", "vector"], ids=[ODD])).column("vector").to_pylist()
+    np.testing.assert_allclose(rows[0], stored[0], atol=1e-4)
+    hits = search(client, text="a red ring", top=100).json()["hits"]
+    score = next(hit["score"] for hit in hits if hit["id"] == ODD)
+    assert float(rows[0] @ words[0]) == pytest.approx(score, abs=1e-4)
 
 
 def cohere(client: TestClient, **body: Any) -> Any:
@@ -196,9 +192,8 @@ def test_rerank_orders_documents(client: TestClient, service: Service, path: str
     assert all(0 <= score <= 1 for score in scores)
     assert sorted(one["index"] for one in results) == [0, 1, 2]
     assert next(one for one in results if one["index"] == 2)["document"] == {"text": "a green star"}
-    assert service.rerankers is not None
     asked = Item("q", text="a red ring")
-    own = service.rerankers[0].rank(
+    own = Reranker.load(service.encoder.loaded).rank(
         asked,
         [Item(str(n), text=t) for n, t in enumerate(["two blue squares", "a red ring", "a green star"])],
     )
@@ -234,17 +229,24 @@ def test_search_by_words_picture_both_and_like(client: TestClient, service: Serv
     assert by_text.status_code == 200, by_text.text
     answer = by_text.json()
     assert len(answer["hits"]) == 3
-    assert (answer["space"], answer["repair"], answer["rows"]) == ("repaired", "centred", 13)
+    assert (answer["space"], answer["repair"], answer["rows"]) == ("repaired", "000001", ROWS)
     scores = [hit["score"] for hit in answer["hits"]]
     assert scores == sorted(scores, reverse=True)
     assert answer["beside"] is None
-    picture = search(client, image=data_url(png(64)), text="a red ring", top=1, space="raw").json()
-    assert picture["hits"][0]["id"] == ODD
-    assert picture["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
-    assert picture["hits"][0]["metadata"] == {"year": 2021, "place": None, "nan": None}
+    picture = search(client, image=data_url(png()), top=1, space="raw").json()["hits"][0]
+    assert (picture["id"], picture["source"], picture["modality"]) == (ODD, ODD, "image")
+    assert picture["metadata"] == {"year": 2030, "share": 0.5, "place": "Bern"}
+    both = search(client, image=data_url(png()), text="a red ring", top=1).json()
+    assert len(both["hits"]) == 1
     alike = search(client, like=ODD, top=100).json()
-    assert len(alike["hits"]) == 12
+    assert len(alike["hits"]) == ROWS - 1
     assert ODD not in [hit["id"] for hit in alike["hits"]]
+
+
+def test_filters(client: TestClient) -> None:
+    hits = search(client, text="a star", where="year >= 2033 and modality = 'text'", top=100).json()["hits"]
+    assert sorted(hit["metadata"]["year"] for hit in hits) == [2033, 2034, 2035]
+    assert search(client, text="a star", where="place = 'nowhere'").json()["hits"] == []
 
 
 def test_both_spaces_in_one_answer(client: TestClient) -> None:
@@ -281,7 +283,10 @@ def test_search_again_by_the_judge(client: TestClient) -> None:
         ({"text": "a", "top": 1_000_000}, 400, "less"),
         ({"text": "a", "top": "10"}, 400, "integer"),
         ({"text": "a", "space": "both of them"}, 400, "repaired"),
-        ({"text": "a", "where": "drop table"}, 400, "filter"),
+        ({"text": "a", "where": "drop table items"}, 400, ""),
+        ({"text": "a", "where": "1 = 1; --"}, 400, ""),
+        ({"text": "a", "where": "unheard_of = 1"}, 400, "unheard_of"),
+        ({"text": "a", "explain": True}, 400, "autoencoder"),
         ({"image": "https://example.org/a.png"}, 400, "fetches no"),
         ({"image": "data:text/html,<script>"}, 400, "no data url"),
         ({"text": "x" * 20_001}, 400, "20000"),
@@ -294,37 +299,54 @@ def test_search_refusals(client: TestClient, body: dict[str, Any], status: int, 
     assert set(answer.json()) == {"what", "where", "do", "id"}
 
 
-def test_items_pictures_and_map(client: TestClient) -> None:
+def test_items_and_pictures(client: TestClient) -> None:
     hits = client.get("/items", params={"id": [ODD, "nobody"]}).json()["hits"]
     assert [hit["id"] for hit in hits] == [ODD]
+    everything = client.get("/items", params={"sample": 100}).json()["hits"]
+    assert len(everything) == ROWS
     assert len(client.get("/items", params={"sample": 5}).json()["hits"]) == 5
     assert client.get("/items").status_code == 400
     assert client.get("/items", params={"sample": 5, "id": "a"}).status_code == 400
     small = client.get("/thumbnail", params={"id": ODD})
     assert (small.status_code, small.headers["content-type"]) == (200, "image/jpeg")
     whole = client.get("/original", params={"id": ODD})
-    assert (whole.content, whole.headers["content-type"]) == (png(64), "image/png")
-    text = client.get("/items", params={"sample": 13}).json()["hits"]
-    silent = next(hit["id"] for hit in text if hit["modality"] == "text")
+    assert (whole.content, whole.headers["content-type"]) == (png(), "image/png")
+    silent = next(hit["id"] for hit in everything if hit["modality"] == "text")
     for path in ("/thumbnail", "/original"):
         assert client.get(path, params={"id": silent}).status_code == 404
-        for name in ("nobody", "../../etc/passwd", "/etc/passwd", "..%2f..%2fetc%2fpasswd", "\0"):
-            assert client.get(path, params={"id": name}).status_code == 404
-    points = client.get("/map")
+        assert client.get(path).status_code == 400
+
+
+def test_map(client: TestClient) -> None:
+    for _ in range(100):
+        points = client.get("/map")
+        if points.status_code != 202:
+            break
+        assert points.headers["retry-after"]
+    assert points.status_code == 200, points.text
     answer = points.json()
-    assert len(answer["ids"]) == 13
-    places = np.frombuffer(base64.b64decode(answer["raw"]), "<f4").reshape(-1, 2)
-    assert places.shape == (13, 2)
+    assert len(answer["ids"]) == ROWS
+    for space in ("raw", "repaired"):
+        places = np.frombuffer(base64.b64decode(answer[space]), "<f4").reshape(-1, 2)
+        assert places.shape == (ROWS, 2)
+        assert np.abs(places).max() <= 1
     kinds = np.frombuffer(base64.b64decode(answer["modality"]), np.uint8)
-    assert [answer["modalities"][kind] for kind in kinds] == [hit["modality"] for hit in text]
+    told = {name: answer["modalities"][kind] for name, kind in zip(answer["ids"], kinds, strict=True)}
+    hits = client.get("/items", params={"sample": 100}).json()["hits"]
+    assert told == {hit["id"]: hit["modality"] for hit in hits}
     again = client.get("/map", headers={"If-None-Match": points.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_info_and_health(client: TestClient) -> None:
-    info = client.get("/info").json()
-    assert (info["rows"], info["model"], info["offers"]["rerank"]) == (13, "tiny", True)
+def test_info_says_no_places(client: TestClient) -> None:
+    answer = client.get("/info")
+    info = answer.json()
+    assert (info["rows"], info["model"], info["offers"]["rerank"]) == (ROWS, "tiny", True)
+    assert info["modalities"] == {"image": PICTURES + 1, "text": PICTURES}
+    assert {"name": "year", "type": "number"} in info["fields"]
+    assert {"name": "place", "type": "string"} in info["fields"]
     assert info["limits"]["inputs"] == 512
+    assert str(collection().parent) not in answer.text
     assert client.get("/health").json() == {"status": "ready"}
 
 

@@ -99,6 +99,8 @@ def _limits(config: ServeConfig) -> Limits:
     for name in ("max_body", "max_pixels", "max_waiting", "batch"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}.", where=name, do="Give at least 1.")
+    if not os.environ.get(TOKEN, "").isascii():
+        raise UsageError("The token has characters that a header cannot carry.", where=TOKEN, do="Use ASCII.")
     if not 0 <= config.port <= 65535:
         raise UsageError(f"port is {config.port}.", where="port", do="Give 0 to 65535.")
     body = config.max_body << 20

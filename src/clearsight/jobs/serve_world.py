@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clearsight.types import Item
 
 SCENES = 400
-TEXTS = 400
+"""Pictures, and as many texts."""
 UNLABELLED = 200
 """Pictures that the model captions to align itself: enough for scenes of this world, and quick."""
 NAME = "drawn-world-1"
@@ -74,7 +74,7 @@ def _draw(folder: Path, scenes: int) -> None:
     table = folder / "world.jsonl"
     if table.exists():  # written last
         return
-    task = world.text_to_image(scenes + TEXTS)
+    task = world.text_to_image(2 * scenes)
     rows: list[dict[str, Any]] = []
     for item in task.candidates[:scenes]:
         name = f"scenes/{item.id.removeprefix('image-')}.png"

@@ -119,9 +119,7 @@ class Collection:
         if request.headers.get("if-none-match") == state:
             return Response(status_code=304, headers={"ETag": state})
         if self._drawn is None or self._drawn[0] != state:
-            drawing = self._drawing = self._drawing or asyncio.ensure_future(
-                self.room.aside(_drawn, index.map, state)
-            )
+            drawing = self._drawing = self._drawing or self.room.apart(lambda: _drawn(index.map, state))
             done, _ = await asyncio.wait((drawing,), timeout=MAP_WAIT)
             if not done:
                 fault = Fault(what="The map is being drawn.", do="Ask again in a few seconds.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -88,6 +91,26 @@ class Room:
     async def read(self, work: Callable[[Reader], T]) -> T:
         """Texts and pictures of a request, read in a thread of few."""
         return await anyio.to_thread.run_sync(work, Reader(self.limits), limiter=self._readers)
+
+    def apart(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Work of minutes, in a thread of its own that does not keep a stopped server alive."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def tell(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+            if not future.done():
+                set_outcome(outcome)
+
+        def run() -> None:
+            try:
+                told = (future.set_result, work())
+            except Exception as error:
+                told = (future.set_exception, error)  # type: ignore[assignment]
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(tell, *told)
+
+        threading.Thread(target=run, name="clearsight-apart", daemon=True).start()
+        return future
 
     async def aside(self, work: Callable[..., T], *given: Any) -> T:
         """Work of the index that needs no model, in a thread."""

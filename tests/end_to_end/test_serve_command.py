@@ -1,0 +1,181 @@
+"""`clearsight serve` as a person starts it: a process that answers, is stopped, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clearsight.cli import main
+from clearsight.errors import UsageError
+from clearsight.index import Index, Query
+from clearsight.jobs.serve import ServeConfig, _warn, serve
+from clearsight.jobs.serve_world import world_index
+from clearsight.jobs.ui import Quiet
+from serving import ROWS, collection
+
+
+class Notes(Quiet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clearsight", "serve", *arguments, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1", **environment},
+    )
+    watchdog = threading.Timer(180, process.kill)
+    watchdog.start()
+    try:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            found = re.search(r"Search at (http://\S+/) ", line)
+            if found:
+                yield process, found[1]
+                return
+        raise AssertionError(said)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+def ask(address: str, path: str, body: Any = None, token: str | None = None) -> Any:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_server_answers_and_stops_at_ctrl_c() -> None:
+    with running(str(collection()), CLEARSIGHT_TOKEN="secret") as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        assert ask(address, "health") == {"status": "ready"}
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(address, "info")
+        assert ask(address, "info", token="secret")["rows"] == ROWS
+        found = ask(address, "search", {"text": "a red ring", "top": 2, "space": "both"}, "secret")
+        assert len(found["hits"]) == len(found["beside"]["hits"]) == 2
+        vector = ask(address, "v1/embeddings", {"model": "tiny", "input": "a"}, "secret")
+        assert vector["usage"]["total_tokens"] > 0
+
+        # A body that says it is too large is refused without being read, and the connection closed.
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as wire:
+            wire.sendall(
+                b"POST /search HTTP/1.1\r\nHost: " + f"{host}:{port}".encode() + b"\r\n"
+                b"Authorization: Bearer secret\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 99999999999\r\n\r\n"
+            )
+            answer = b""
+            while data := wire.recv(4096):
+                answer += data
+        assert answer.startswith(b"HTTP/1.1 413")
+
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Stopped." in said
+        assert "Traceback" not in said
+        assert "a red ring" not in said
+
+
+def test_the_drawn_world_goes_on_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_CACHE", str(tmp_path))
+
+    class Interrupted(Quiet):
+        def __init__(self, after: int) -> None:
+            super().__init__()
+            self.left = after
+            self.progress = self  # type: ignore[assignment]
+
+        def start(self, total: int | None, label: str) -> None: ...
+
+        def close(self) -> None: ...
+
+        def advance(self, n: int = 1) -> None:
+            self.left -= n
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    for after in (5, 50):
+        with pytest.raises(KeyboardInterrupt):
+            world_index(Interrupted(after), scenes=24)
+    notes = Notes()
+    folder = world_index(notes, scenes=24)
+    assert notes.said
+    with Index.open(folder) as index:
+        facts = index.info()
+        assert facts["modalities"] == {"image": 24, "text": 24}
+        assert facts["repair"]
+        [best] = index.search_many([Query("two things", where="things = 2 and modality = 'image'", top=1)])
+        assert best.hits[0].metadata["things"] == 2
+        assert index.original(best.hits[0].id)
+    notes.said.clear()
+    assert world_index(notes, scenes=24) == folder
+    assert not notes.said
+
+
+def test_what_is_wrong_is_said_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tmp_path)]) == 3
+    assert "clearsight index" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(collection()), "--port", port]) == 2
+    assert "--port" in capsys.readouterr().err
+    assert main(["serve", str(collection()), "--host", "no.such.host.invalid"]) == 2
+    for name in ("max_body", "max_pixels", "max_waiting", "batch"):
+        with pytest.raises(UsageError, match=name):
+            serve(ServeConfig(collection(), **{name: 0}))
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    assert main(["serve", str(collection()), "--port", "0", "--model", str(tmp_path)]) == 4
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UsageError, match=r"clearsight\[serve\]"):
+        serve(ServeConfig(collection()))
+
+
+def test_other_machines_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+    monkeypatch.delenv("CLEARSIGHT_TOKEN", raising=False)
+    _warn("127.0.0.1", notes)
+    assert not notes.said
+    _warn("0.0.0.0", notes)
+    assert "CLEARSIGHT_TOKEN" in notes.said[0]
+    monkeypatch.setenv("CLEARSIGHT_TOKEN", "secret")
+    _warn("0.0.0.0", notes)
+    assert len(notes.said) == 1
