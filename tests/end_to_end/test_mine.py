@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def test_the_command_writes_clusters_and_a_page(
     clusters = read_clusters(out)
     task = world.text_to_image(N)
     assert said["clusters"] == len(clusters)
-    assert clusters.manifest["strategy"] == "saha"
+    assert clusters.manifest["strategy"] == "saha_whole"
+    assert clusters.manifest["repair"] == "none"
     assert clusters.manifest["negatives"] == 3
     assert clusters.manifest["pool"] == 4
     assert clusters.manifest["data"][0]["dataset"] == "world/t2i"
@@ -75,6 +77,47 @@ def test_the_similarities_are_those_of_the_model(cache: Path, tmp_path: Path) ->
             assert member.similarity == pytest.approx(row[members[0].query] @ row[member.query], abs=1e-5)
 
 
+def test_vectors_are_repaired_before_they_are_mined(cache: Path, tmp_path: Path) -> None:
+    from clearsight.repair import ShrinkageZCA
+
+    plain = MineConfig("tiny", ("world/t2i",), n=N, negatives=3, out=tmp_path / "c.parquet", cache=cache)
+    result = mine(replace(plain, repair="realign", out=tmp_path / "realign.parquet"))
+    encoder = Encoder.load("tiny", prompt="one_word", cache=cache)
+    queries = encoder.embed(world.text_to_image(N).queries, "query", counterpart="image").rows_ND
+    rows = ShrinkageZCA(shrinkage=0.5).fit_transform(queries)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    row = {item.id: v for item, v in zip(world.text_to_image(N).queries, rows, strict=True)}
+    for members in result.clusters:
+        for member in members[1:]:
+            assert member.similarity == pytest.approx(row[members[0].query] @ row[member.query], abs=1e-5)
+    assert result.clusters.manifest["repair"] == "realign"
+    [entry] = result.clusters.manifest["data"][0]["origin"]["candidates"]["repairs"]
+    assert entry["repair"] == "ShrinkageZCA"
+    assert list(result.clusters) != list(mine(plain).clusters)
+
+
+def test_self_alignment_needs_captions_and_takes_them(cache: Path, tmp_path: Path) -> None:
+    config = MineConfig("tiny", ("world/t2i",), n=N, negatives=3, repair="self_aligned", cache=cache)
+    config = replace(config, compare=("hard",), out=tmp_path / "c.parquet")
+    with pytest.raises(UsageError, match="needs unlabelled images"):
+        mine(config)
+    result = mine(replace(config, unlabelled="12"))
+    assert len(result.clusters)
+    [entry] = result.clusters.manifest["data"][0]["origin"]["queries"]["repairs"]
+    assert entry["repair"] == "SelfAlign"
+    with pytest.raises(UsageError, match="contrastive model cannot caption"):
+        mine(replace(config, model="tiny-contrastive", unlabelled="12"))
+
+
+@pytest.mark.parametrize(
+    ("left", "repair", "said"), [(6, "none", True), (5, "none", False), (6, "realign", False)]
+)
+def test_many_queries_left_over_are_a_word_of_advice(left: int, repair: str, said: bool) -> None:
+    from clearsight.jobs.mining_repair import what_may_help
+
+    assert (what_may_help(MineConfig("tiny", repair=repair), left, 100) is not None) is said
+
+
 def test_an_interrupted_run_keeps_what_it_mined(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +154,7 @@ def test_an_interrupted_run_keeps_what_it_mined(
     result = mine(config)
     assert calls == ["world/i2t"] * 2 + ["world/t2i"] * 2
     assert sorted(set(result.clusters.dataset_G)) == ["world/i2t", "world/t2i"]
-    assert [row.label for row in result.rows] == ["hard negatives", "SaHa"] * 2
+    assert [row.label for row in result.rows] == ["hard negatives", "SaHa, whole clusters"] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "c.parquet"]
     fresh = mine(
         MineConfig(
@@ -171,8 +214,6 @@ def test_bad_data_is_named_and_skipped_on_request(tmp_path: Path, cache: Path) -
     config = MineConfig("tiny", (str(folder / "pairs.jsonl"),), out=tmp_path / "c.parquet", cache=cache)
     with pytest.raises(DataError, match="row2"):
         mine(config)
-    from dataclasses import replace
-
     result = mine(replace(config, on_error="skip"))
     assert [item for item, _ in result.skipped] == ["row2"]
     assert "row2" not in {m.query for members in result.clusters for m in members}
@@ -184,6 +225,7 @@ def test_bad_data_is_named_and_skipped_on_request(tmp_path: Path, cache: Path) -
     [
         ({"data": ()}, UsageError, "nothing to mine"),
         ({"strategy": "sahaa"}, UsageError, "Did you mean 'saha'"),
+        ({"repair": "realigned"}, UsageError, "Did you mean 'realign'"),
         ({"negatives": 0}, UsageError, "0 negatives"),
         ({"compare": ("none",)}, UsageError, "Unknown mining_strategy"),
         ({"n": 1}, DataError, "Only one query"),

@@ -33,7 +33,16 @@ class MineConfig:
     ] = ()
     files: Annotated[Path | None, "folder that holds a benchmark's files, or hub:NAME of a data set"] = None
     n: Annotated[int | None, "at most so many of what a task counts: rows, images, scenes"] = None
-    strategy: Annotated[str, "saha, saha_whole, saha_release, in_batch, hard, hard_beta"] = "saha"
+    strategy: Annotated[
+        str,
+        "saha_whole, saha (as the paper prints it), saha_release (its code), in_batch, hard, hard_beta",
+    ] = "saha_whole"
+    repair: Annotated[
+        str, "none, or a repair by statistics of these pairs' own items, no label seen: realign, self_aligned"
+    ] = "none"
+    unlabelled: Annotated[
+        str | None, "images to caption for self_aligned: a folder, or how many of the task's own"
+    ] = None
     negatives: Annotated[int, "negatives in a cluster, at most"] = 7
     pool: Annotated[int, "candidates retrieved for an anchor, in multiples of --negatives (SaHa)"] = 4
     beta: Annotated[float, "cosine above the positive's from which hard_beta passes candidates over"] = 0.02
@@ -79,7 +88,7 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
     """Embed training pairs, mine clusters of them, data set by data set, and write file and page.
 
     Raises:
-        UsageError: no data, an unknown strategy or search, fewer than 1 negative.
+        UsageError: no data, an unknown strategy, repair or search, fewer than 1 negative.
         DataError: data without pairs, one query only, all positives alike, two data sets of one name.
         ModelError, ItemError: as the model or an item say.
     """
@@ -87,6 +96,7 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
     from clearsight.jobs.embedding import check_images
     from clearsight.jobs.mining import load_set, mine_set
     from clearsight.jobs.mining_page import shown_clusters, write_page
+    from clearsight.jobs.mining_repair import check_repair, repaired_set, what_may_help
     from clearsight.mining import STRATEGIES, write_clusters
     from clearsight.mining.parts import join_clusters
     from clearsight.mining.strategies import check_sizes
@@ -97,6 +107,7 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
         raise UsageError("There is nothing to mine.", where="--data", do="For example --data world/t2i.")
     for name in (config.strategy, *config.compare):
         STRATEGIES.get(name)
+    check_repair(config)
     check_sizes(config.negatives, config.pool)
     encoder: Encoder | None = None
     done, names = [], set()
@@ -114,6 +125,7 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
             check_images(task)
         encoder = encoder or _encoder(config)
         ready = load_set(encoder, task, ui.progress)
+        ready = repaired_set(ready, encoder, config, ui)
         skipped += [*bad_rows, *ready.skipped]
         done.append(mine_set(config, spec, ready, ui))
     clusters = join_clusters([one.clusters for one in done])
@@ -123,6 +135,9 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
     page = write_page(config, clusters, manifest, rows, shown_clusters(config, done), tuple(skipped))
     shutil.rmtree(parts_folder(config), ignore_errors=True)
     ui.show(mining_table(rows, ui.width))
+    advice = what_may_help(config, len(clusters.left_over), sum(one.facts["queries"] for one in done))
+    if advice is not None:
+        ui.say(advice)
     ui.say(f"{len(clusters):,} clusters in {config.out}; page: {page}")
     return MineResult(
         config.out, page, replace(clusters, manifest=manifest), rows, tuple(dict.fromkeys(skipped))
@@ -130,15 +145,13 @@ def mine(config: MineConfig, ui: Ui | None = None) -> MineResult:
 
 
 def _encoder(config: MineConfig) -> Encoder:
+    from clearsight.jobs.mining_repair import load_for
     from clearsight.models.encoder import Encoder
 
-    return Encoder.load(
-        config.model,
-        prompt=config.prompt,
-        pooling=config.pooling,
-        cache=config.cache,
-        on_error=config.on_error,
-    )
+    loaded = load_for(config)
+    trained_for = {} if loaded.adapter is None else loaded.adapter.options
+    own = {"prompt": config.prompt, "pooling": config.pooling}
+    return Encoder(loaded, **{**trained_for, **own}, cache=config.cache, on_error=config.on_error)
 
 
 def _manifest(config: MineConfig, done: list[Any]) -> dict[str, Any]:
@@ -161,6 +174,7 @@ def settings_of(config: MineConfig) -> dict[str, Any]:
         "model": config.model,
         "prompt": config.prompt,
         "pooling": config.pooling,
+        "repair": config.repair,
         "strategy": config.strategy,
         "negatives": config.negatives,
         **{name: value for name, value in optional.items() if name in uses},
