@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`use_polars` is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`use_arrow_tensor_v2` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning"),
 ]
 
 SMALL = Cluster(batch_rows=4, file_rows=8, commit_seconds=0, first=16)
@@ -38,22 +42,36 @@ SMALL = Cluster(batch_rows=4, file_rows=8, commit_seconds=0, first=16)
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A Ray of two cores on this machine."""
-    import warnings
-
     import ray
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the start of other programs warns of
-        ray.init(
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=100 << 20,
-            log_to_driver=False,
-            logging_level="error",
-        )
+    with quiet():
+        for tries_left in reversed(range(4)):
+            try:
+                ray.init(
+                    num_cpus=2,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    object_store_memory=100 << 20,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+                break
+            except Exception:  # it gives a busy machine 30 seconds
+                if not tries_left:
+                    raise
     yield
-    ray.shutdown()
+    with quiet():
+        ray.shutdown()
+        gc.collect()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Warnings of the start and end of Ray's programs: forks beside Lance, programs that end by themselves."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
+        warnings.filterwarnings("ignore", r"subprocess \d+ is still running", ResourceWarning)
+        yield
 
 
 def pictures(number: int) -> list[tuple[str, bytes]]:

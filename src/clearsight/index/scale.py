@@ -15,6 +15,7 @@ Ray is an extra: pip install "clearsight[ray]".
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,8 +54,8 @@ class Cluster:
     """How Ray is used.
 
     Attributes:
-        address: of a running cluster ("auto": the one this machine belongs to); None starts Ray here, for
-            this process.
+        address: of a running cluster ("auto": the one this machine belongs to); None: $RAY_ADDRESS, else Ray
+            is started here, for this process.
         actors: most processes that embed; None: one for each GPU, or each core but one where there is none.
         gpus: of each; None: 1 where the cluster has any.
         batch_rows: items embedded by one call.
@@ -106,7 +107,7 @@ def sync_on_ray(
         DataError, ItemError: as `Index.sync`; an id that is there twice.
     """
     engine = RayEngine(cluster or Cluster())
-    place = os.fspath(items)
+    place = re.sub(r"^(\w{2,}):/(?!/)", r"\1://", os.fspath(items))  # a Path has dropped a slash
     kind = tables_at(place)
     if kind is None:
         return index.sync(
@@ -408,17 +409,16 @@ def _ray(cluster: Cluster) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     mine = not ray.is_initialized()
     if mine:
-        options = (
-            {} if cluster.address else {"include_dashboard": False, "object_store_memory": cluster.storage}
-        )
+        address = cluster.address or os.environ.get("RAY_ADDRESS")
+        here = {"include_dashboard": False, "object_store_memory": cluster.storage}
         try:
             with warnings.catch_warnings():  # Ray starts programs, it does not go on as a fork
                 warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
-                ray.init(cluster.address, log_to_driver=False, logging_level="warning", **options)
-        except (ConnectionError, RuntimeError, ValueError) as fault:
-            what = f"The cluster cannot be reached ({fault})."
-            do = "Start it (ray start --head), or give its address."
-            raise UsageError(what, where=cluster.address, do=do) from fault
+                ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        except Exception as fault:  # Ray raises just that, for a machine that is too busy too
+            what = f"Ray cannot be {'reached' if address else 'started'} ({str(fault).splitlines()[0]})."
+            do = "Start it (ray start --head), give its address, or leave out --engine ray."
+            raise UsageError(what, where=address, do=do) from fault
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars
     context.enable_progress_bars = False
