@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,58 @@ def test_info_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capfd.readouterr().out)
     assert "one_word" in facts["prompts"]
     assert "realign" in facts["repairs"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "tiny"],
+        ["evaluate", "tiny", "--task", "world/i2t", "--n", "8"],
+        ["reproduce", "prompts", "--model", "tiny", "--n", "4"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main([*command, "--out", str(file / "out")]) == DataError.exit_code
+    said = capsys.readouterr().err
+    assert "error: The system refuses: " in said
+    assert f"where: {file}" in said
+    assert "do: Check the path" in said
+
+
+def cli(*arguments: str | bytes, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "clearsight", *arguments], capture_output=True, check=False, **options
+    )  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
+def test_an_argument_need_not_be_text() -> None:
+    done = cli("tasks", b"mm\xffeb")
+    assert done.returncode == UsageError.exit_code
+    assert b"error: Unknown benchmark 'mm\\udcffeb'." in done.stderr
+
+
+def test_a_terminal_that_knows_no_arrows_gets_what_it_can_show() -> None:
+    done = cli("tasks", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(as_json: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "clearsight", "tasks", *as_json],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode in (1, 141), "rich leaves with 1"
+    assert done.stderr == b""

@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             exit_on_error=False,
             result_action="return_value",
         )
+        sys.stdout.flush()
     except CycloptsError:  # cyclopts has said what is wrong
         return UsageError.exit_code
     except ClearsightError as error:
