@@ -111,12 +111,12 @@ def test_an_interrupted_save_is_not_taken_for_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_sae(make_sae("topk"), tmp_path)
-    from clearsight.formats import saelens
+    from clearsight.formats import checkpoint
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saelens, "write_atomic", full)
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
     with pytest.raises(OSError, match="No space"):
         save_sae(make_sae("relu"), tmp_path)
     with pytest.raises(DataError, match=r"no cfg.json.*interrupted"):

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from clearsight.errors import DataError
+from clearsight.files import to_json, write_atomic
 from clearsight.formats.unpickle import StoredTensor, read_torch
 
 KNOWN_FILES = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
@@ -146,6 +148,23 @@ def _weights_file(path: Path) -> Path:
         where=str(path),
         do="Name the file." if files else "Give the folder or file of an SAE.",
     )
+
+
+def write_checkpoint(
+    weights: Path,
+    tensors: Mapping[str, Tensor],
+    description: Path,
+    facts: Mapping[str, Any],
+    header: Mapping[str, str] | None = None,
+) -> None:
+    """Both files; the description last, so that a folder without one was not finished."""
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata=None if header is None else dict(header),
+    )
+    description.unlink(missing_ok=True)
+    write_atomic(weights, data)
+    write_atomic(description, to_json(facts))
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:

@@ -19,12 +19,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from clearsight.errors import DataError, UsageError
-from clearsight.files import to_json, write_atomic
-from clearsight.formats.checkpoint import Checkpoint
+from clearsight.formats.checkpoint import Checkpoint, write_checkpoint
 from clearsight.formats.house import Asked, House, form, formats
 from clearsight.sae import SaeConfig, SparseAutoencoder
 
@@ -72,10 +70,7 @@ def write(sae: SparseAutoencoder, folder: Path, facts: Mapping[str, Any]) -> Non
             "clearsight": {"config": asdict(config), "score": sae.config.score, "facts": dict(facts)},
         },
     }
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    write_atomic(folder / WEIGHTS, data)
-    write_atomic(folder / DESCRIPTION, to_json(description))
+    write_checkpoint(folder / WEIGHTS, tensors, folder / DESCRIPTION, description)
 
 
 def recognises(checkpoint: Checkpoint) -> bool:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from clearsight.errors import DataError, UsageError
-from clearsight.files import to_json, to_plain, write_atomic
-from clearsight.formats.checkpoint import Checkpoint
+from clearsight.files import to_plain
+from clearsight.formats.checkpoint import Checkpoint, write_checkpoint
 from clearsight.formats.house import Asked, House, form, formats
 from clearsight.sae import SparseAutoencoder
 
@@ -59,14 +58,9 @@ def write(sae: SparseAutoencoder, folder: Path, facts: Mapping[str, Any]) -> Non
         "transcode": False,
         "d_in": config.width,
     }
-    data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        # sparsify prints what it does not know in its description, so facts go into the head of the weights.
-        metadata={"clearsight": json.dumps(to_plain({"facts": facts}))},
-    )
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    write_atomic(folder / WEIGHTS, data)
-    write_atomic(folder / DESCRIPTION, to_json(description))
+    # sparsify prints what it does not know in its description, so facts go into the head of the weights.
+    header = {"clearsight": json.dumps(to_plain({"facts": facts}))}
+    write_checkpoint(folder / WEIGHTS, tensors, folder / DESCRIPTION, description, header)
 
 
 def recognises(checkpoint: Checkpoint) -> bool:

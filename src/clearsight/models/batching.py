@@ -5,15 +5,19 @@ Legend of shapes: N items, L tokens of one item, P tokens of a shared prefix.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clearsight.pooling import IMAGE
+
+if TYPE_CHECKING:
+    import torch
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -21,6 +25,9 @@ B = TypeVar("B")
 CALLS_IN_BUDGET = 32
 """A forward pass costs a 32nd of a full budget of tokens before the first token: it weighs padding
 against smaller batches (measured: docs/log.md)."""
+FEW_CORES = 4
+"""With fewer, on a CPU, threads ahead of the model only take its cores from it: measured 10% slower."""
+MOST_WORKERS = 8
 
 
 def fill_batches(
@@ -78,6 +85,14 @@ def shared_prefix(ids: Sequence[NDArray[np.int64]], kinds: Sequence[NDArray[np.u
         if differs.any():
             length = int(differs.argmax())
     return length
+
+
+def threads_ahead(workers: int | None, device: torch.device) -> int:
+    """How many threads prepare items for a model on a device; `workers`, where it is given."""
+    if workers is not None:
+        return workers
+    cores = os.cpu_count() or 1
+    return 0 if device.type == "cpu" and cores < FEW_CORES else min(MOST_WORKERS, cores)
 
 
 def ahead(

@@ -18,6 +18,7 @@ import transformers
 
 import clearsight
 from clearsight.errors import UsageError
+from clearsight.models.batching import threads_ahead
 from clearsight.models.call import Call
 from clearsight.models.captioner import Captioner
 from clearsight.models.feed import Prepares
@@ -40,9 +41,6 @@ OnError = Literal["raise", "skip"]
 CPU_TOKENS = 2048
 GPU_TOKENS = 32768
 """Padded tokens of one forward pass; on a CPU more would leave its caches (measured)."""
-FEW_CORES = 4
-"""With fewer, on a CPU, threads ahead of the model only take its cores from it: measured 10% slower."""
-MOST_WORKERS = 8
 
 
 @dataclass(eq=False)
@@ -231,10 +229,7 @@ class Encoder:
     @property
     def threads(self) -> int:
         """Threads that prepare."""
-        if self.workers is not None:
-            return self.workers
-        cores = os.cpu_count() or 1
-        return 0 if self.loaded.device.type == "cpu" and cores < FEW_CORES else min(MOST_WORKERS, cores)
+        return threads_ahead(self.workers, self.loaded.device)
 
     @cached_property
     def captioner(self) -> Captioner:
