@@ -10,6 +10,8 @@ itself.
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import io
 import json
 import os
@@ -32,6 +34,7 @@ import numpy as np
 from clearsight.types import Embeddings, Item
 
 WIDTH = 32
+PATIENCE = 30.0
 SHARED = 12
 """Ids that every writer writes."""
 
@@ -283,6 +286,7 @@ def work(role: str, name: str, folder: Path, seed: int, end: float, near: bool) 
     small_sizes(near=near)
     journal = Journal(folder.parent / f"{name}.journal")
     journal.write(born=time.monotonic_ns())
+    faulthandler.dump_traceback_later(PATIENCE, repeat=True)  # where it waits, should a test fail
     parent = os.getppid()
     for _ in ROLES[role](folder, journal, name, random.Random(seed)):
         if time.monotonic() > end or os.getppid() != parent:
@@ -292,12 +296,25 @@ def work(role: str, name: str, folder: Path, seed: int, end: float, near: bool) 
 # ---- the process that forks them ------------------------------------------------------------------------
 
 
+WARM = (
+    "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+    "lance.optimize",
+    "clearsight.index.index",
+    "clearsight.index.facts",
+    "clearsight.index.refitting",
+    "clearsight.store.lance",
+    "clearsight.store.lance_index",
+    "clearsight.store.where",
+)
+"""What workers need: loaded once, used by none before the fork (a Lance that has begun to work does not
+survive one)."""
+
+
 def nursery() -> None:
     """Forks a worker for each line of JSON it reads; answers with a process number, or a status."""
-    import lance.optimize  # noqa: F401
-    import PIL.JpegImagePlugin
-    import PIL.PngImagePlugin  # noqa: F401
-
+    for module in WARM:
+        importlib.import_module(module)
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

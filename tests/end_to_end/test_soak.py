@@ -40,7 +40,7 @@ def soak(folder: Path, seconds: float) -> dict[str, int]:
     try:
         running = {name: start(name) for name in slots}
         while time.monotonic() < end:
-            time.sleep(10 ** draw.uniform(-2.0, 0.3))
+            time.sleep(10 ** draw.uniform(-2.0, 0.6))
             name = draw.choice([one for one in slots if one != "t"])  # one reader lives through it all
             if time.monotonic() >= end:
                 break
