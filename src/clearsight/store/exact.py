@@ -21,6 +21,7 @@ from clearsight.names import Names
 
 UNIT = 2.0**26
 _LENGTH_TOLERANCE = 1e-6
+_ROWS_AT_ONCE = 4096
 _AT_ONCE = 1 << 22
 """Scores screened at a time: 16 MB."""
 
@@ -44,12 +45,16 @@ class Best:
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1, as they came where they already are; zero rows stay zero."""
-    length_N = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND, dtype=np.float64))
-    if not len(rows_ND) or np.abs(length_N - 1).max() <= _LENGTH_TOLERANCE:
-        return rows_ND
-    scaled_ND = rows_ND / np.where(length_N == 0, 1, length_N)[:, None]
-    return scaled_ND.astype(np.float32)
+    """Rows of length 1: each as it came where it has that length, zero rows as they are."""
+    unit_ND = rows_ND
+    for first in range(0, len(rows_ND), _ROWS_AT_ONCE):
+        part_ND = rows_ND[first : first + _ROWS_AT_ONCE].astype(np.float64)
+        length_N = np.sqrt(np.square(part_ND).sum(axis=1))  # row by row: its bits depend on no other row
+        other_N = np.flatnonzero((np.abs(length_N - 1) > _LENGTH_TOLERANCE) & (length_N > 0))
+        if len(other_N):
+            unit_ND = rows_ND.copy() if unit_ND is rows_ND else unit_ND
+            unit_ND[first + other_N] = part_ND[other_N] / length_N[other_N, None]
+    return unit_ND
 
 
 def unit_queries(query_QD: NDArray[np.float32], width: int | None, top: int) -> NDArray[np.float32]:

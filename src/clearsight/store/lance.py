@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from clearsight.errors import DataError
 from clearsight.store.columns import (
+    VECTORS,
     check_width,
     fields_of,
     known_columns,
@@ -78,11 +80,13 @@ class LanceView:
     def fields(self) -> Mapping[str, pa.DataType]:
         return fields_of(self.layout.metadata)
 
-    @property
+    @cached_property
     def index(self) -> Mapping[str, Any]:
-        """What is known of the approximate indexes, by column."""
-        known: Mapping[str, Any] = json.loads(config_of(self.dataset).get(INDEX_NOTE, "{}"))
-        return known
+        """What is known of the approximate indexes, by the column they are of: raw, vector."""
+        notes = json.loads(config_of(self.dataset).get(INDEX_NOTE, "{}"))
+        built = {name for index in self.dataset.describe_indices() for name in index.field_names}
+        stored = {name: self.layout.stored(name) for name in VECTORS}
+        return {name: notes[column] for name, column in stored.items() if column in built and column in notes}
 
     def search(
         self,
@@ -100,10 +104,11 @@ class LanceView:
         if not self.rows:
             nothing = self._rows_at([], columns)
             return [Found(nothing, np.empty(0, np.float32)) for _ in query_QD]
-        column = "raw" if space == "raw" else self.layout.stored("vector")
+        shown = "raw" if space == "raw" else "vector"
+        column = self.layout.stored(shown)
         condition = self._condition(where)
         with self.place.faults("searched"):
-            index = None if exact else self.index.get(column)
+            index = None if exact else self.index.get(shown)
             if index is None:
                 found = exact_best(self.dataset, column, condition, query_QD, top, self.cache)
             else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,7 +63,7 @@ def _built(
 ) -> dict[str, Any]:
     name = f"{column}_idx"
     began = time.monotonic()
-    known = [index for index in dataset.list_indices() if index["name"] == name]
+    known = [part for index in dataset.describe_indices() if index.name == name for part in index.segments]
     if note is not None and known and rows < GROWN * note["trained_rows"]:
         if _all_rows(dataset, known) and note["rows"] == rows:
             return note
@@ -91,8 +91,8 @@ def _kind(dataset: Any, column: str) -> str:
     return "IVF_SQ" if dataset.schema.field(column).type.list_size % 8 else "IVF_RQ"
 
 
-def _all_rows(dataset: Any, segments: Sequence[Mapping[str, Any]]) -> bool:
-    covered = {number for segment in segments for number in segment["fragment_ids"]}
+def _all_rows(dataset: Any, segments: Sequence[Any]) -> bool:
+    covered = {number for segment in segments for number in segment.fragment_ids}
     return all(fragment.fragment_id in covered for fragment in dataset.get_fragments())
 
 

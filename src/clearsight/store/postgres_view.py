@@ -102,11 +102,12 @@ class PostgresView:
         with self.server.connection("read") as connection:
             size = "select pg_total_relation_size(%s::regclass)"
             total = connection.execute(size, (self.server.name,)).fetchone()[0]
+        notes = self.state.notes
         return {
             "kind": "postgres",
             "rows": self.rows,
             "bytes": int(total),
-            "index": dict(self.state.notes) or None,
+            "index": {"raw" if column == "raw" else "vector": note for column, note in notes.items()} or None,
         }
 
     @property
