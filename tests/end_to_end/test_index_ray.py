@@ -67,7 +67,7 @@ def cluster() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Warnings of the start and end of Ray's programs: forks beside Lance, programs that end by themselves."""
+    """What Ray's start and end warn of: forks beside Lance, programs that end by themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
         warnings.filterwarnings("ignore", r"subprocess \d+ is still running", ResourceWarning)
@@ -127,6 +127,7 @@ def test_the_rows_are_those_of_the_plain_loop(tmp_path: Path) -> None:
     modality_N = np.array(found.column("modality").to_pylist())
     vector_NE = index.fitted().rows(raw_ND, modality_N)
     np.testing.assert_allclose(matrix(found.column("vector").combine_chunks()), vector_NE, atol=1e-4)
+    (folder / "broken.png").unlink()
     again = sync_on_ray(index, folder, cluster=SMALL)
     assert (again.new, again.same) == (0, told.new)
     (folder / "000.png").write_bytes((folder / "001.png").read_bytes())
@@ -178,7 +179,7 @@ def test_a_killed_actor_loses_nothing_and_doubles_nothing(tmp_path: Path) -> Non
 
     killer = threading.Thread(target=kill)
     killer.start()
-    done = sync_on_ray(index, folder, cluster=replace(SMALL, first=1, file_rows=4))
+    done = sync_on_ray(index, folder, cluster=replace(SMALL, file_rows=4))
     killer.join()
     assert killed
     assert done.new == 65
@@ -200,7 +201,7 @@ def append_files(*args):
 
 scale.append_files = append_files
 index = Index.open(sys.argv[1])
-sync_on_ray(index, sys.argv[2], cluster=Cluster(batch_rows=2, file_rows=2, commit_seconds=0, first=1,
+sync_on_ray(index, sys.argv[2], cluster=Cluster(batch_rows=2, file_rows=2, commit_seconds=0,
                                                 storage=80 << 20))
 """
 
@@ -266,7 +267,7 @@ def test_a_lance_table(tmp_path: Path) -> None:
     place = str(tmp_path / "texts.lance")
     lance.write_dataset(table, place, max_rows_per_file=10)
     index = Index.create(tmp_path / "index", repair="none")
-    done = sync_on_ray(index, place, cluster=replace(SMALL, first=1))
+    done = sync_on_ray(index, place, cluster=SMALL)
     assert done.new == 29
     assert "29" in done.skipped  # without a text
     assert len(once(index)) == 29

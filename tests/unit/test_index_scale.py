@@ -15,10 +15,10 @@ from clearsight.errors import DataError, UsageError
 from clearsight.index import Index
 from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, _planned, sync_on_ray
-from clearsight.index.scale_sources import LanceTable, ParquetFiles, table_columns, tables_at
+from clearsight.index.scale_sources import LanceTable, ParquetFiles, address_of, table_columns, tables_at
 from clearsight.index.scale_stages import Chosen, Columns
 from clearsight.store.lance import LanceStore
-from clearsight.store.lance_append import Destination, append_files
+from clearsight.store.lance_append import Destination, add_metadata, append_files
 
 D = 8
 
@@ -52,8 +52,12 @@ def store(tmp_path: Path) -> LanceStore:
     return store
 
 
-def held(store: LanceStore) -> dict[str, str]:
-    return {row["id"]: row["key"] for batch in store.view().read(["id", "key"]) for row in batch.to_pylist()}
+def read(store: LanceStore, *columns: str) -> list[dict[str, object]]:
+    return [row for batch in store.view().read(columns) for row in batch.to_pylist()]
+
+
+def held(store: LanceStore) -> dict[object, object]:
+    return {row["id"]: row["key"] for row in read(store, "id", "key")}
 
 
 class TestFilesOfOthers:
@@ -91,10 +95,17 @@ class TestFilesOfOthers:
             append_files(store.place, files)
         assert store.view().rows == 3
 
-    def test_a_column_that_the_table_lacks_is_refused(self, store: LanceStore) -> None:
+    def test_a_column_that_the_table_lacks_is_added_first(self, store: LanceStore) -> None:
         more = rows(["x"]).append_column("meta_place", pa.array(["Bern"]))
         with pytest.raises(DataError, match="meta_place"):
             write(Destination.of(store.place), more)
+        before = store.view()
+        for _ in range(2):
+            add_metadata(store.place, {"meta_place": pa.string(), "meta_year": pa.int64()})
+        assert store.view().version == before.version + 1
+        append_files(store.place, write(Destination.of(store.place), more))
+        found = {row["id"]: row["meta_place"] for row in read(store, "id", "meta_place")}
+        assert found == {"a": None, "b": None, "c": None, "x": "Bern"}
 
     def test_none_is_no_commit(self, store: LanceStore) -> None:
         before = store.view().version
@@ -161,6 +172,8 @@ class TestSources:
         assert tables_at(str(tmp_path / "shards")) is ParquetFiles
         assert tables_at("s3://bucket/shards") is ParquetFiles
         assert tables_at("s3://bucket/items.lance/") is LanceTable
+        assert address_of(Path("s3://bucket/shards")) == "s3://bucket/shards"
+        assert address_of("C:/photos") == "C:/photos"
 
     def write(self, folder: Path, *parts: list[str | None]) -> ParquetFiles:
         folder.mkdir(exist_ok=True)

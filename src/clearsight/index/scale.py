@@ -15,7 +15,6 @@ Ray is an extra: pip install "clearsight[ray]".
 from __future__ import annotations
 
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,12 +27,11 @@ from clearsight.errors import ClearsightError, DataError, ItemError, ModelError,
 from clearsight.index.batch import TOLD, BatchSettings, EmbedBatch
 from clearsight.index.folder import Entry
 from clearsight.index.making import Done
-from clearsight.index.metadata import columns_of
-from clearsight.index.scale_sources import Entries, Source, tables_at
+from clearsight.index.scale_sources import Entries, Source, address_of, tables_at
 from clearsight.index.scale_stages import Chosen, told, written
 from clearsight.progress import Progress, Silent
 from clearsight.store.keys import KeyIndex, digests
-from clearsight.store.lance_append import Destination, append_files
+from clearsight.store.lance_append import Destination, add_metadata, append_files
 from clearsight.store.lance_files import Place
 
 if TYPE_CHECKING:
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from clearsight.index.index import Index
     from clearsight.store.lance import LanceStore
 
-FIRST_WITHOUT_REPAIR = 64
-"""Rows that are added to an empty store one by one, so that it has its columns."""
 MOST_FIRST_PARTS = 32
 FIRST_AT_ONCE = 1024
 """Rows of one such commit."""
@@ -107,7 +103,7 @@ def sync_on_ray(
         DataError, ItemError: as `Index.sync`; an id that is there twice.
     """
     engine = RayEngine(cluster or Cluster())
-    place = re.sub(r"^(\w{2,}):/(?!/)", r"\1://", os.fspath(items))  # a Path has dropped a slash
+    place = address_of(items)
     kind = tables_at(place)
     if kind is None:
         return index.sync(
@@ -222,14 +218,12 @@ class RayEngine:
         return done.done
 
     def _first(self, index: Index, store: LanceStore, plan: Plan, done: _Counted) -> list[str]:
-        """Rows added one by one: they bring the store's columns, and a repair. Returns their ids."""
-        view = store.view()
-        settings = index.settings
+        """Bring the store's columns and, where one is wanted, a repair, fitted on rows that are embedded and
+        added here. Returns their ids."""
+        add_metadata(store.place, plan.source.metadata)
+        view, settings = store.view(), index.settings
         repairs = not view.repair and not settings.fitted_rows and settings.repair != "none"
-        lacks = not set(plan.source.metadata) <= set(columns_of(view.fields))
         number = self.cluster.first - view.rows if repairs else 0
-        if not view.rows or lacks:
-            number = max(number, FIRST_WITHOUT_REPAIR)
         taken: list[str] = []
         if number > 0:
             rows = self._embedded(index, _drawn(plan, number))
@@ -391,20 +385,26 @@ def _no_fault(batch: pa.Table) -> Any:
     return pc.is_null(batch.column("fault"))
 
 
-@contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
-    """Ray, started here and ended again, unless it runs already."""
+def need_ray() -> None:
+    """Nothing, where Ray can be used. Raises UsageError: it is not installed."""
     try:
         import lance_ray  # noqa: F401
-        import ray
-        import ray.data
+        import ray.data  # noqa: F401
     except ImportError as fault:
         raise UsageError(
             f"Ray is not installed ({fault}).",
             where="--engine ray",
             do='pip install "clearsight[ray]", on every machine of the cluster.',
         ) from fault
+
+
+@contextmanager
+def _ray(cluster: Cluster) -> Iterator[None]:
+    """Ray, started here and ended again, unless it runs already."""
+    need_ray()
     import logging
+
+    import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     mine = not ray.is_initialized()

@@ -7,6 +7,7 @@ an engine its tables of items.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,10 @@ from clearsight.data.records import FIELDS
 from clearsight.data.tables import name_columns
 from clearsight.errors import DataError
 from clearsight.index.batch import items_table
-from clearsight.index.folder import ALIASES, Entry
+from clearsight.index.folder import Entry
+from clearsight.index.metadata import arrow_type
 from clearsight.index.scale_stages import Columns
+from clearsight.index.tables import ALIASES
 from clearsight.store.columns import kept_type
 from clearsight.store.door import META
 
@@ -36,8 +39,8 @@ class Source(Protocol):
     @property
     def parts(self) -> Sequence[Any]: ...
     @property
-    def metadata(self) -> Sequence[str]:
-        """The store's metadata columns that rows of this source fill."""
+    def metadata(self) -> Mapping[str, pa.DataType]:
+        """The store's metadata columns that rows of this source fill, and their types."""
         ...
 
     def ids(self, part: Any) -> Iterator[list[str]]:
@@ -67,8 +70,8 @@ class Entries:
         return [slice(n, n + self.at_once) for n in range(0, len(self.entries), self.at_once)]
 
     @property
-    def metadata(self) -> Sequence[str]:
-        return [META + name for name in self.kinds]
+    def metadata(self) -> Mapping[str, pa.DataType]:
+        return {META + name: arrow_type(kind) for name, kind in self.kinds.items()}
 
     def ids(self, part: slice) -> Iterator[list[str]]:
         yield [entry.id for entry in self.entries[part]]
@@ -84,10 +87,9 @@ class _Tables:
 
     def __init__(self, schema: pa.Schema, where: str, columns: Mapping[str, str] | None, base: str) -> None:
         self.columns = table_columns(schema, where, columns, base)
-
-    @property
-    def metadata(self) -> Sequence[str]:
-        return list(self.columns.metadata)
+        self.metadata: Mapping[str, pa.DataType] = {
+            name: kept_type(schema.field(own).type) for name, own in self.columns.metadata.items()
+        }
 
     @property
     def _wanted(self) -> list[str]:
@@ -192,6 +194,11 @@ class LanceTable(_Tables):
             dataset_options={"version": self._dataset.version},
         )
         return data.map_batches(self.columns, batch_format="pyarrow", batch_size=None)
+
+
+def address_of(items: str | os.PathLike[str]) -> str:
+    """A path or address as text; `Path` drops a slash of s3://."""
+    return re.sub(r"^(\w{2,}):/(?!/)", r"\1://", os.fspath(items))
 
 
 def tables_at(place: str) -> Callable[[str, Mapping[str, str] | None], ParquetFiles | LanceTable] | None:

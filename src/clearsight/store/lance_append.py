@@ -17,6 +17,7 @@ from clearsight.errors import DataError
 from clearsight.store.columns import normal_rows
 from clearsight.store.lance_files import Place, sync
 from clearsight.store.lance_schema import Layout
+from clearsight.store.where_render import stored_name
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,19 @@ class Destination:
         unknown = [name for name in kept.column_names if layout.stored(name) not in self.schema.names]
         if unknown:
             what = f"The table has no column '{unknown[0]}'."
-            raise DataError(what, where=self.uri, do="Add a row that has it first.")
+            raise DataError(what, where=self.uri, do="Add it first (`add_metadata`).")
         return layout.kept(kept)
+
+
+def add_metadata(place: Place, columns: Mapping[str, pa.DataType]) -> None:
+    """Metadata columns (with `META`) that the table lacks, null so far: one commit, no row is written."""
+    with place.writing(), place.faults("written"):
+        dataset = place.open()
+        stored = [(stored_name(name), kind) for name, kind in columns.items()]
+        new = [(name, kind) for name, kind in stored if name not in dataset.schema.names]
+        if new:
+            dataset.add_columns(pa.schema(new))
+            place.sync_commit(dataset.version)
 
 
 def append_files(place: Place, files: Sequence[str], replaced: Sequence[str] = ()) -> None:
