@@ -36,7 +36,7 @@ class Opener:
 
     def __call__(self, address: str = "", *, ready: str | None = None, **options: Any) -> Any:
         context = self.browser.new_context(**({"viewport": DESKTOP, "reduced_motion": "reduce"} | options))
-        context.set_default_timeout(8000)
+        context.set_default_timeout(30_000)  # a busy machine draws slowly
         self.contexts.append(context)
         page = context.new_page()
         page.on(
@@ -111,7 +111,7 @@ GIVE = """([bytes, name, type, how]) => {
 }"""
 
 
-def until(page: Any, expression: str, seconds: float = 8.0) -> None:
+def until(page: Any, expression: str, seconds: float = 30.0) -> None:
     """Waits for an expression to be true; asked from outside, for the page's policy forbids `eval`."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):

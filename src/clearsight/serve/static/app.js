@@ -45,10 +45,10 @@ const app = {
     else app.go({ item: '' }, { replace: true });
   },
 
-  listed() {
-    const { results } = views;
-    if (asks(app.state)) return app.answers.known(app.state)?.lists[0].hits ?? [];
-    return app.state.view === 'search' ? results.sampled ?? [] : [];
+  /** The list on the page that holds an item, or none. */
+  listed(id) {
+    const lists = asks(app.state) ? app.answers.known(app.state)?.lists.map((list) => list.hits) ?? [] : [views.results.sampled ?? []];
+    return lists.find((hits) => hits.some((hit) => hit.id === id)) ?? [];
   },
   ranked() { return asks(app.state); },
 
@@ -62,6 +62,14 @@ const app = {
 
   /** Puts a fault of the filter beside the filter; false for any other. */
   blame(fault) { return form.blame(fault); },
+  /** Takes notice that the index has changed since the page was opened. */
+  async renew() {
+    app.info = await api.info();
+    app.alike.clear();
+    views.map.forget();
+    tell();
+  },
+
   retry() { if (app.info) { app.answers.forget(); refresh(); } else begin(); },
   later(act) { clearTimeout(app.timer); app.timer = setTimeout(act, LATER); },
   async enter(token) {
@@ -123,6 +131,13 @@ async function refresh(y = null) {
   }
 }
 
+function tell() {
+  const { info } = app;
+  const folder = (info.index?.items ?? info.index?.name)?.split('/').filter(Boolean).pop();
+  find('#collection').textContent = `${plural(info.rows, 'item', 'items')}${folder ? ` in ${folder}` : ''}`;
+  form.begin();
+}
+
 async function begin() {
   try {
     app.info = await api.info();
@@ -131,9 +146,7 @@ async function begin() {
     views.map.forget();
     views.results.sampled = null;
     views.results.shown = null;
-    const folder = (app.info.index?.items ?? app.info.index?.name)?.split('/').filter(Boolean).pop();
-    find('#collection').textContent = `${plural(app.info.rows, 'item', 'items')}${folder ? ` in ${folder}` : ''}`;
-    form.begin();
+    tell();
     await refresh(history.state?.y ?? null);
   } catch (fault) {
     for (const view of VIEWS) find(`#view-${view}`).hidden = view !== 'search';

@@ -42,7 +42,7 @@ export class Form {
     find('#explain').hidden = !offers.explain;
     find('#pick').hidden = !offers.image;
     find('#file').disabled = !offers.image;
-    this.input.placeholder = offers.both ? 'Words, a picture, or both' : offers.image ? 'Words, or a picture' : 'Words';
+    this.input.placeholder = offers.both ? 'Words, picture or both' : offers.image ? 'Words, or a picture' : 'Words';
     const compared = offers.spaces.includes('raw') && offers.spaces.includes('repaired');
     for (const radio of findAll('#spaces input')) radio.disabled = !compared && radio.value !== 'repaired';
     find('#spaces').title = compared ? '' : 'This index has no repair, so there is nothing to compare.';
@@ -58,6 +58,7 @@ export class Form {
       info.fields.length > LISTED ? `and ${info.fields.length - LISTED} more` : '');
     find('#kinds').closest('label').hidden = kinds.length < 2;
     find('#kinds').replaceChildren(...['', ...kinds].map((kind) => h('option', { value: kind, text: ONLY[kind] ?? kind })));
+    find('#kinds').value = parts(this.app.state.where).kind;
     this.where.placeholder = example(info.fields);
   }
 
@@ -74,10 +75,13 @@ export class Form {
     const { state } = this.app;
     const index = state.view === 'index';
     find('.options', this.form).hidden = index;
-    this.input.value = state.q;
     const { kind, rest } = parts(state.where);
-    this.where.value = rest;
-    find('#kinds').value = kind;
+    if (this.laid?.q !== state.q) this.input.value = state.q; // what is being typed is not lost to a click elsewhere
+    if (this.laid?.where !== state.where) {
+      this.where.value = rest;
+      find('#kinds').value = kind;
+    }
+    this.laid = state;
     this.form.elements.show.value = state.show;
     this.form.elements.rerank.checked = state.rerank;
     this.form.elements.explain.checked = state.explain;
@@ -95,12 +99,13 @@ export class Form {
     find('#narrow').setAttribute('aria-expanded', String(open));
   }
 
-  submit() {
+  /** Asks what is written; `more`: another choice along with it. */
+  submit(more = {}) {
     const { state, info, go } = this.app;
     const q = this.words();
-    const change = { q, where: this.filter(), item: '' };
+    const change = { q, where: this.filter(), item: '', ...more };
     if (state.view === 'index') change.view = 'search';
-    if (q && state.like) change.like = '';
+    if (q && q !== state.q && state.like) change.like = '';
     if (q && state.image && info && !info.offers.both) change.image = '';
     if (info) go(change);
   }
@@ -110,9 +115,9 @@ export class Form {
     if (target.id === 'file') {
       if (target.files[0]) this.app.give(target.files[0]);
       target.value = '';
-    } else if (target.name === 'show') this.app.go({ show: target.value });
-    else if (target.name === 'rerank' || target.name === 'explain') this.app.go({ [target.name]: target.checked });
-    else if (target.id === 'kinds' || (target === this.where && !target.value.trim() && state.where)) this.app.go({ where: this.filter() });
+    } else if (target.name === 'show') this.submit({ show: target.value });
+    else if (target.name === 'rerank' || target.name === 'explain') this.submit({ [target.name]: target.checked });
+    else if (target.id === 'kinds' || (target === this.where && !target.value.trim() && state.where)) this.submit();
   }
 
   /** The picture, or the item, that is searched with. */

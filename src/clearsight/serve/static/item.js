@@ -49,7 +49,7 @@ export class ItemView {
 
   /** The list that the item was opened from. */
   among() {
-    const hits = this.app.listed();
+    const hits = this.app.listed(this.id);
     return { hits, place: hits.findIndex((hit) => hit.id === this.id) };
   }
 
@@ -87,7 +87,7 @@ export class ItemView {
     this.dialog.replaceChildren(
       this.bar(ranked ? `Place ${count(place + 1)} of ${count(hits.length)}` : '', hits, place),
       h('div', { class: 'about' }, picture, name, this.acts(hit), whys(hit),
-        h('h3', { text: 'Known of it' }), facts(hit, ranked),
+        h('h3', { text: 'Details' }), facts(hit, ranked),
         h('h3', { text: 'Items alike' }), this.alike));
     if (held) find(`[aria-label="${held}"]`, this.dialog)?.focus();
     this.fill(hit);

@@ -36,6 +36,7 @@ export class MapView {
       if (fault.name === 'AbortError') throw fault;
       this.stop();
       this.root.replaceChildren(faulty(fault, this.app.retry, this.app.enter));
+      if (fault.status === 503) this.app.later(this.app.retry);
     }
   }
 

@@ -115,6 +115,7 @@ export class Results {
     }
     this.shown = answer;
     this.say(answer);
+    if (first.version !== this.app.info.version) this.app.renew().catch(() => {}); // the next question says what is wrong
     say(`${plural(first.hits.length, 'result', 'results')} for ${title}${second ? ', before and after repair' : ''}. Best score ${fixed(first.hits[0]?.score ?? second.hits[0].score)}.`);
     return undefined;
   }
