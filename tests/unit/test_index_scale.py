@@ -17,6 +17,8 @@ from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, _planned, sync_on_ray
 from clearsight.index.scale_sources import LanceTable, ParquetFiles, address_of, table_columns, tables_at
 from clearsight.index.scale_stages import Chosen, Columns
+from clearsight.jobs.index import IndexConfig
+from clearsight.jobs.index import index as run
 from clearsight.store.lance import LanceStore
 from clearsight.store.lance_append import Destination, add_metadata, append_files
 
@@ -227,6 +229,10 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r'pip install "clearsight\[ray\]"'):
         sync_on_ray(index, tmp_path / "photos")
+    config = IndexConfig(tmp_path / "photos", out=tmp_path / "other", engine="ray")
+    with pytest.raises(UsageError, match=r'pip install "clearsight\[ray\]"'):
+        run(config)
+    assert not (tmp_path / "other").exists()  # said before anything is made
 
 
 @pytest.mark.parametrize("wrong", [{"actors": 0}, {"batch_rows": 0}, {"file_rows": 0}, {"first": 0}])

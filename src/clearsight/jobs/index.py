@@ -4,7 +4,7 @@ takes only what is new, changed or gone. `clearsight index info` says what an in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -59,6 +59,10 @@ class IndexConfig:
     store: Annotated[
         str | None, "where rows are kept: a .lance folder, s3://..., postgresql://...; by default in --out"
     ] = None
+    engine: Annotated[
+        Literal["loop", "ray"],
+        "ray: on the machines of the cluster at $RAY_ADDRESS; on one machine the plain loop is faster",
+    ] = "loop"
     device: Annotated[str | None, "cpu, cuda, cuda:1 ...; default: cuda where there is one"] = None
     on_error: Annotated[Literal["raise", "skip"], "skip: name a bad item in the report and go on"] = "skip"
     overwrite: Annotated[bool, "build the index anew"] = False
@@ -120,10 +124,11 @@ def index(config: IndexConfig, ui: Ui | None = None) -> IndexResult:
         ModelError, ItemError: as the model and (`on_error="raise"`) an item say.
     """
     ui = ui or Quiet()
-    columns = _columns(config.columns)
+    columns, fill = _columns(config.columns), _filler(config)
     opened = _opened(config, columns)
     with opened:
-        done = opened.sync(
+        done = fill(
+            opened,
             config.items,
             captions=config.captions,
             columns=columns,
@@ -155,13 +160,14 @@ def _opened(config: IndexConfig, columns: Mapping[str, str]) -> Index:
 
     from clearsight.index import Index
     from clearsight.index.model import encoder_of, same_vectors
+    from clearsight.index.scale_sources import address_of
 
     if config.overwrite or not (config.place / "index.json").exists():
         _need_entries(config, columns)
         return Index.create(
             config.place,
             config.model or "tiny",
-            items=config.items,
+            items=None if "://" in address_of(config.items) else config.items,
             address=config.store,
             overwrite=config.overwrite,
             device=config.device,
@@ -208,12 +214,29 @@ def _opened(config: IndexConfig, columns: Mapping[str, str]) -> Index:
     )  # fmt: skip
 
 
+def _filler(config: IndexConfig) -> Callable[..., Done]:
+    """What embeds and commits."""
+    if config.engine == "loop":
+        from clearsight.index import Index
+
+        return Index.sync
+    from clearsight.index.scale import need_ray, sync_on_ray
+
+    need_ray()
+    return sync_on_ray
+
+
 def _need_entries(config: IndexConfig, columns: Mapping[str, str]) -> None:
     """Before a model is loaded: is there anything to index?"""
     from clearsight.data.tables import Faults
     from clearsight.index.folder import Collection
     from clearsight.index.index import nothing_to_index
 
+    if config.engine == "ray":
+        from clearsight.index.scale_sources import address_of, tables_at
+
+        if tables_at(address_of(config.items)) is not None:
+            return  # looked at where they are read
     faults = Faults("skip")
     collection = Collection(config.items, tables=config.captions, columns=columns, faults=faults)
     if next(collection.entries(faults), None) is None:
