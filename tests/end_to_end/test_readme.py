@@ -35,7 +35,7 @@ def test_flags_exist() -> None:
     for words in (line for line in lines if line[:1] == ["clearsight"] and len(line) > 1):
         command, end = app[words[1]], io.StringIO()
         command.help_print([], console=Console(file=end, width=400))
-        for flag in (word for word in words if word.startswith("--")):
+        for flag in (word.strip(",;") for word in words if word.startswith("--")):
             assert flag in end.getvalue(), " ".join(words)
 
 

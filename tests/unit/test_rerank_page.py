@@ -10,8 +10,10 @@ import pytest
 
 from clearsight.data import world
 from clearsight.jobs.rerank_page import Stage, examples, judge_row, page_data, result_rows, write_page
+from clearsight.jobs.reranking import Fine, staged
 from clearsight.metrics.calibration import reliability
 from clearsight.models.load import load_model
+from clearsight.progress import Silent
 from clearsight.ranking import rank
 from clearsight.report.reranking import BOUND, JudgeRow
 from clearsight.rerank import Reranker
@@ -62,6 +64,18 @@ def told(task, coarse, seed=0, silent=()):
 
 def hit(names, right):
     return float(names[0] in right)
+
+
+def test_no_more_are_judged_than_there_are(task, coarse):
+    table, _ = told(task, coarse)
+    rerankers = {"told": Reranker(Told(table))}
+    stages = [
+        staged(task, coarse, rerankers, Fine(top=top), embedding="mean", progress=Silent())
+        for top in (TOP, TOP + 2, 5000)
+    ]
+    assert [stage.group for stage in stages] == [f"mean; top {top} judged" for top in (TOP, TOP + 2, TOP + 2)]
+    first, *_, last = stages[1:]
+    np.testing.assert_array_equal(first.fine["told"].fine_QT, last.fine["told"].fine_QT)
 
 
 def test_rows_are_counted_by_hand(task, coarse):

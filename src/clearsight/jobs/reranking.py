@@ -151,7 +151,8 @@ def staged(
     progress: Progress,
     label: str | None = None,
 ) -> Stage:
-    """Every scorer on the same queries of one ranking.
+    """Every scorer on the same queries of one ranking. Where that holds fewer candidates than are to be
+    judged, the stage says how many it holds.
 
     Args:
         embedding, label: how tables name the coarse stage and the task.
@@ -160,6 +161,7 @@ def staged(
         DataError, UsageError, ItemError: as `Reranker.rerank`.
     """
     name = label or task.name
+    top = min(fine.top, ranking.rows_QK.shape[1])
     chosen = sample(ranking.query_ids, fine.queries, fine.seed)
     words = f"{embedding}, {len(chosen):,} queries" if len(chosen) < len(ranking.query_ids) else embedding
     done: dict[str, Reranked] = {}
@@ -168,15 +170,15 @@ def staged(
         done[scorer] = reranker.rerank(
             task,
             ranking,
-            top=fine.top,
+            top=top,
             queries=chosen,
             fuse=fine.fuse,
-            progress=Labelled(progress, f"{name}: {scorer}, top {fine.top}"),
+            progress=Labelled(progress, f"{name}: {scorer}, top {top}"),
         )
         if fine.bias and task.relevance:
             labelled = Labelled(progress, f"{name}: biases of {scorer}")
             judges.append(judge_row(scorer, reranker, task, done[scorer], label=name, progress=labelled))
-    return Stage(task, words, fine.top, done, tuple(judges), label)
+    return Stage(task, words, top, done, tuple(judges), label)
 
 
 def record(run: Run, stage: Stage, rows: Sequence[ResultRow]) -> Scores:
