@@ -76,6 +76,6 @@ def test_short(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_long(tmp_path: Path) -> None:
     told = soak(tmp_path, float(os.environ.get("CLEARSIGHT_SOAK_SECONDS", LONG)))
-    assert told["kills"] > 20
-    assert told["searches"] > 20
-    assert told["acknowledged"] > 100
+    assert told["kills"] > 5
+    assert told["searches"] > 5
+    assert told["acknowledged"] > 20

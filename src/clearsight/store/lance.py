@@ -216,6 +216,7 @@ class LanceStore:
             self._reader = self._newest(self._reader)
             if self._view is None or self._view.version != self._reader.version:
                 self._view = LanceView.of(self.place, self._reader, self._cache)
+                self._cache.keep(self._view.dataset)
             return self._view
 
     def add(self, rows: pa.Table) -> None:

@@ -27,18 +27,26 @@ _FEW_ROWS = 20_000
 
 
 class Fragments:
-    """Vectors of fragments in memory, of all the versions that are being searched."""
+    """Vectors of fragments in memory: of the newest version, and of older ones that were searched since."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[tuple[Any, ...], Block] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def keep(self, dataset: Any) -> None:
+        """Forget what is not in this version: every commit leaves a block that nobody asks for again."""
+        alive = {_contents(fragment) for fragment in dataset.get_fragments()}
+        with self._lock:
+            for key in [key for key in self._blocks if key[1:] not in alive]:
+                self._bytes -= self._blocks.pop(key).unit_ND.nbytes
+
     def block(self, fragment: Any, column: str) -> Block:
         """The rows of a fragment; read where they are not in memory."""
-        metadata = fragment.metadata
-        files = tuple(file.path for file in metadata.files)
-        key = (column, fragment.fragment_id, files, str(metadata.deletion_file))
+        key = (column, *_contents(fragment))
         with self._lock:
             known = self._blocks.get(key)
             if known is not None:
@@ -53,6 +61,13 @@ class Fragments:
             while self._bytes > CACHE_BYTES and len(self._blocks) > 1:
                 self._bytes -= self._blocks.popitem(last=False)[1].unit_ND.nbytes
         return block
+
+
+def _contents(fragment: Any) -> tuple[Any, ...]:
+    """What changes when a fragment's rows or columns do."""
+    metadata = fragment.metadata
+    files = tuple(file.path for file in metadata.files)
+    return fragment.fragment_id, files, str(metadata.deletion_file)
 
 
 def block_of(rows: pa.Table | pa.RecordBatch, column: str) -> Block:
