@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FILE = "facts.json"
 SAMPLE = 2_000
+LEAST = 10
+"""Rows of a modality below which nothing is said of how it lies to the other."""
 MOST_FOR_DRIFT = 20_000
 
 
@@ -135,6 +137,6 @@ def _geometry(view: View) -> dict[str, dict[str, float]]:
         sides = sorted((np.concatenate(part) for part in parts.values()), key=len)
         if sum(len(side) for side in sides) < 2:
             return {}
-        both = len(sides) > 1 and len(sides[-2]) >= 2
+        both = len(sides) > 1 and len(sides[-2]) >= LEAST
         shown[space] = geometry(sides[-2], sides[-1]) if both else geometry(sides[-1])
     return shown

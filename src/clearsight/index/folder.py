@@ -23,22 +23,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clearsight.data.content import check_text
-from clearsight.data.records import FIELDS, IMAGE_SUFFIXES, items_and_rows, visible_files
+from clearsight.data.records import IMAGE_SUFFIXES, items_and_rows, visible_files
 from clearsight.data.tables import READERS, Faults, Row, read_rows
 from clearsight.errors import DataError, ItemError
-from clearsight.index.metadata import converted, typed_columns
+from clearsight.index.metadata import converted, narrowest
+from clearsight.index.tables import Sheet, check_given
 from clearsight.types import ImageSource, Item
 
 TEXT_SUFFIXES = (".txt", ".md")
-ALIASES = {
-    "id": ("id",),
-    "text": ("text", "caption"),
-    "image": ("image", "file_name", "filename", "file", "path"),
-    "instruction": ("instruction",),
-}
-"""Columns of tables by the names that people give them, the house's own first (`file_name` is that of the
-`datasets` library's image folders)."""
-
 _TICK = 20_000_000
 _COARSE = 2_000_000_000
 """Nanoseconds in which a file system may give two changes one time: 20 ms, or 2 s where times are whole."""
@@ -126,10 +118,13 @@ class Collection:
                 do="Give a folder of pictures and texts.",
             )
         self._files = self._listed(faults) if place.is_dir() else {}
-        own = [self.folder / path for path in self._files if self._is_table(path)]
-        self.tables = [*own, *tables] if place.is_dir() else [place, *tables]
-        fresh = typed_columns(self._metadata()) if self.tables else {}
-        self.kinds = {**fresh, **(kinds or {})}
+        own = [self.folder / name for name in self._files if self._is_table(name)]
+        sheets = [Sheet.of(path, self.columns) for path in own]
+        self.passed_over += sum(not sheet.holds_items for sheet in sheets)
+        named = [Sheet.of(path, self.columns) for path in (*(() if place.is_dir() else (place,)), *tables)]
+        self.sheets = [*(sheet for sheet in sheets if sheet.holds_items), *named]
+        check_given(self.columns, self.sheets)
+        self.kinds = {**narrowest(sheet.fits for sheet in self.sheets), **(kinds or {})}
 
     def entries(self, faults: Faults) -> Iterator[Entry]:
         """All entries; contents of files are not read, tables are. May be asked for again.
@@ -185,56 +180,26 @@ class Collection:
         return {str(PurePosixPath(name).with_suffix("")) for name in self._pictures}
 
     def _is_table(self, name: str) -> bool:
-        path = self._files[name]
-        if "/" in name or path.suffix.lower() not in READERS:
-            return False
-        first = next(iter(read_rows(path)), None)
-        names = self._names(first.values) if first is not None and first.fault is None else {}
-        if "text" in names or "image" in names:
-            return True
-        self.passed_over += 1
-        return False
-
-    def _names(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """House's names -> this table's columns."""
-        known = {
-            ours: next((name for name in names if name in values), None) for ours, names in ALIASES.items()
-        }
-        return {ours: name for ours, name in known.items() if name is not None} | {
-            ours: name for ours, name in self.columns.items() if name in values
-        }
-
-    def _metadata(self) -> Iterator[Mapping[str, Any]]:
-        for table in self.tables:
-            for row in read_rows(table):
-                yield self._beside(row.values)
-
-    def _beside(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        taken = {*self._names(values).values(), *FIELDS}
-        return {name: value for name, value in values.items() if name not in taken and name}
+        return "/" not in name and PurePosixPath(name).suffix.lower() in READERS
 
     def _of_tables(self, claimed: set[str], faults: Faults) -> Iterator[Entry]:
-        for table in self.tables:
-            inside = self.place.is_dir() or table.parent == self.folder
-            first = next(read_rows(table), None)
-            if first is None:
-                continue
+        for sheet in self.sheets:
+            inside = self.place.is_dir() or sheet.path.parent == self.folder
             told = items_and_rows(
-                read_rows(table),
-                base=self.folder if inside else table.parent,
-                where=table.name,
+                read_rows(sheet.path),
+                base=self.folder if inside else sheet.path.parent,
+                where=sheet.path.name,
                 faults=faults,
-                columns=self._names(first.values) | self.columns,
+                columns=sheet.names,
             )
-            has_id = self._names(first.values).get("id") is not None
             for item, row in told:
                 try:
-                    yield self._of_row(item, row, table, has_id, claimed)
+                    yield self._of_row(item, row, sheet, claimed)
                 except DataError as fault:
                     faults.meet(fault)
 
-    def _of_row(self, item: Item, row: Row, table: Path, has_id: bool, claimed: set[str]) -> Entry:
-        metadata = converted(self._beside(row.values), self.kinds, item_id=item.id)
+    def _of_row(self, item: Item, row: Row, sheet: Sheet, claimed: set[str]) -> Entry:
+        metadata = converted(sheet.more(row.values), self.kinds, item_id=item.id)
         source, stamp, text_file = None, "", None
         if isinstance(item.image, str):
             source = self._inside(Path(item.image))
@@ -243,7 +208,8 @@ class Collection:
                 claimed.add(source)
                 text_file = self._caption(source) if item.text is None else None
                 stamp += "" if text_file is None else f"+{_stamp(text_file, item.id)}"
-        name = item.id if has_id else source or f"{table.name}#{item.id}"
+        has_id = sheet.names.get("id", "id") in row.values
+        name = item.id if has_id else source or f"{sheet.path.name}#{item.id}"
         digest = hashlib.blake2b(digest_size=12)
         for part in (item.text, item.instruction, sorted(metadata.items(), key=lambda pair: pair[0])):
             digest.update(repr(part).encode("utf-8", "backslashreplace"))
@@ -269,7 +235,7 @@ class Collection:
         return self._files.get(str(PurePosixPath(source).with_suffix(".txt")))
 
     def _of_files(self, claimed: set[str], faults: Faults) -> Iterator[Entry]:
-        tables = {path.name for path in self.tables}
+        tables = {sheet.path.name for sheet in self.sheets}
         for name, path in self._files.items():
             kind = path.suffix.lower()
             if name in claimed or name in tables or kind in READERS:

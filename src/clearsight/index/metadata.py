@@ -15,15 +15,29 @@ if TYPE_CHECKING:
 _WORDS = {"true": True, "false": False}
 
 
-def typed_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Column -> the most special type that all its values fit; columns without a value are left out."""
-    fits: dict[str, set[str]] = {}
+def fits_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Column -> the types that all its values fit; columns without a value are left out."""
+    fits: dict[str, frozenset[str]] = {}
     for row in rows:
         for name, value in row.items():
             if value is not None:
-                own = {kind for kind in KINDS if _converted(value, kind) is not None}
-                fits[name] = fits[name] & own if name in fits else own
+                left = fits.get(name, _ALL)
+                fits[name] = frozenset(kind for kind in left if _converted(value, kind) is not None)
+    return fits
+
+
+def narrowest(parts: Iterable[Mapping[str, frozenset[str]]]) -> dict[str, str]:
+    """Column -> the most special type that all parts fit."""
+    fits: dict[str, frozenset[str]] = {}
+    for part in parts:
+        for name, kinds in part.items():
+            fits[name] = fits.get(name, kinds) & kinds
     return {name: next(kind for kind in KINDS if kind in kinds) for name, kinds in fits.items()}
+
+
+def typed_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Column -> the most special type that all its values fit; columns without a value are left out."""
+    return narrowest([fits_of(rows)])
 
 
 def converted(values: Mapping[str, Any], kinds: Mapping[str, str], *, item_id: str) -> dict[str, Any]:
@@ -92,6 +106,7 @@ KINDS = {
     "string": "texts",
 }
 """Types of metadata columns, most special first, in words."""
+_ALL = frozenset(KINDS)
 
 
 def _converted(value: Any, kind: str) -> Any:

@@ -38,11 +38,11 @@ def encoder_of(
     Raises:
         ModelError, UsageError: as `Encoder.load`.
     """
+    if not isinstance(model, str | os.PathLike):
+        return model
     from clearsight.models.encoder import Encoder
     from clearsight.models.load import load_model
 
-    if isinstance(model, Encoder):
-        return model
     loaded = load_model(Path(model) if isinstance(model, os.PathLike) else model,
                         device=device, head=True, trust_remote_code=trust_remote_code)  # fmt: skip
     trained_for = {} if loaded.adapter is None else loaded.adapter.options

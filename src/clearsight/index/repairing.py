@@ -119,16 +119,16 @@ def _too_few(pairs: int) -> UsageError:
 
 
 def _centred(fitted: Fitted, wanted: Wanted) -> Fitted:
-    """Each side centred on what is known of it: candidates and picture queries on the collection, text
-    queries on real ones, else on the captions (or texts) that the map was fitted on."""
+    """Each side centred on what is known of it: candidates on the collection; queries on real ones, else
+    texts on the captions (or texts) that stand for them, else on the collection."""
     assert fitted.repair is not None
     spreads = {f"candidate {modality}": Spread.of(one) for modality, one in wanted.moments.items()}
     of_queries = dict(wanted.queries)
-    if wanted.texts is not None and "text" not in of_queries:
-        of_queries["text"] = Spread.of(Moments().update(unit_rows(wanted.texts.rows_ND)))
-    for modality in ("image", "image+text"):
-        if modality in wanted.moments and modality not in of_queries:
-            of_queries[modality] = spreads[f"candidate {modality}"]
+    texts = wanted.texts if wanted.texts is not None or wanted.pairs is None else wanted.pairs[1]
+    if texts is not None and "text" not in of_queries:
+        of_queries["text"] = Spread.of(Moments().update(unit_rows(texts.rows_ND)))
+    for modality in wanted.moments:
+        of_queries.setdefault(modality, spreads[f"candidate {modality}"])
     spreads |= {f"query {modality}": one for modality, one in of_queries.items()}
     centres: dict[str, NDArray[np.float32]] = {}
     for name, spread in spreads.items():

@@ -276,7 +276,7 @@ def _columns(given: tuple[str, ...]) -> dict[str, str]:
     Raises:
         UsageError: not of that form, or not a field.
     """
-    from clearsight.index.folder import ALIASES
+    from clearsight.index.tables import ALIASES
 
     columns: dict[str, str] = {}
     for pair in given:
