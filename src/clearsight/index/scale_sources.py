@@ -24,7 +24,6 @@ from clearsight.index.folder import Entry
 from clearsight.index.metadata import arrow_type
 from clearsight.index.scale_stages import Columns
 from clearsight.index.tables import ALIASES
-from clearsight.index.tables import ALIASES
 from clearsight.store.columns import kept_type
 from clearsight.store.door import META
 
