@@ -121,14 +121,14 @@ def floor(folder: Path) -> float:
 
 
 def wait(port: int) -> None:
-    import urllib.error
+    """Until the model is loaded."""
     import urllib.request
 
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
             return
-        except urllib.error.HTTPError:
+        except OSError:  # not listening to us yet, or 503: loading
             time.sleep(0.1)
     raise SystemExit("the server does not come up")
 
