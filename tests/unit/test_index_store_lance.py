@@ -202,6 +202,36 @@ def test_readers_do_not_wait_for_a_writer(tmp_path):
     assert store.view().repair == "1"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc")
+def test_what_a_commit_names_is_on_the_disk_before_it(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path / "items.lance"), 4, create=True)
+    store.add(rows(["a", "b", "z"], np.ones((3, 4))))
+    synced, plain = [], os.fsync
+
+    def noted(handle):
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{handle}"), tmp_path / "items.lance"))
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    changes = [
+        lambda: store.add(rows(["b", "c"], np.ones((2, 4)))),
+        lambda: store.delete(["a"]),
+        lambda: store.rewrite("1", lambda batch: np.ones((len(batch), 4), np.float32)),
+    ]
+    for change in changes:
+        before = {path for path in (tmp_path / "items.lance").rglob("*") if path.is_file()}
+        synced.clear()
+        change()
+        new = {path for path in (tmp_path / "items.lance").rglob("*") if path.is_file()} - before
+        new = {str(path.relative_to(tmp_path / "items.lance")) for path in new}
+        data = {name for name in new if name.startswith(("data", "_deletions"))}
+        manifests = {name for name in new if name.endswith(".manifest")}
+        assert data
+        assert data | manifests <= set(synced)
+        first = min(synced.index(name) for name in manifests)
+        assert max(synced.index(name) for name in data) < first
+
+
 def test_a_table_of_something_else_is_refused(tmp_path):
     import lance
 

@@ -104,7 +104,7 @@ class Place:
 
         before = self._data_files()
         operation = make(dataset)
-        sync(*sorted(self._data_files() - before), *self._data_folders())
+        self._sync_new(before)
         committed = lance.LanceDataset.commit(
             dataset, operation, read_version=dataset.version, storage_options=self.options or None
         )
@@ -130,7 +130,7 @@ class Place:
         before = self._data_files()
         plan = Compaction.plan(dataset, {"target_rows_per_fragment": target_rows})
         results = [task.execute(dataset) for task in plan.tasks]
-        sync(*sorted(self._data_files() - before), *self._data_folders())
+        self._sync_new(before)
         try:
             Compaction.commit(dataset, results)
         except (OSError, RuntimeError, ValueError) as fault:
@@ -179,8 +179,13 @@ class Place:
         folders = (self.folder / "data", self.folder / "_deletions")
         return [folder for folder in folders if folder.is_dir()]
 
-    def _data_files(self) -> set[Path]:
-        return {path for folder in self._data_folders() for path in folder.iterdir() if path.name[0] != "."}
+    def _data_files(self) -> set[tuple[Path, str]]:
+        # Whole files only: what others are writing has a temporary name, gone a moment later.
+        return {(at, name) for at in self._data_folders() for name in os.listdir(at) if name[0] != "."}
+
+    def _sync_new(self, before: set[tuple[Path, str]]) -> None:
+        new = sorted(self._data_files() - before)
+        sync(*(folder / name for folder, name in new), *self._data_folders())
 
 
 def met_another(fault: Exception) -> bool:

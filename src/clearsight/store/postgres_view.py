@@ -67,7 +67,7 @@ class PostgresView:
             self._check_age(connection)
             for query_D in query_QD:
                 near = None
-                if self.rows and not exact and column in self.state.notes:
+                if self.rows and not exact and self.state.notes.get(column, {}).get("kind"):
                     near = self._near(connection, column, query_D, top, condition, values)
                 if near is None and self.rows:
                     near = self._exact(connection, column, query_D, top, condition, values)
