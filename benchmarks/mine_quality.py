@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from harness import line, report
@@ -56,6 +57,7 @@ def measure(options: argparse.Namespace, encoder: Encoder, seed: int) -> list[di
         candidate_content=[content_key(item) for item in task.candidates],
     )
     right = distinct_rows(pairs, candidates)
+    known = cache(lambda query, candidate: consistent(task.queries[query].text, scene_of[candidate]))
     captioned: Captioned | None = None
     rows = []
     for repair in options.repairs.split(","):
@@ -66,7 +68,7 @@ def measure(options: argparse.Namespace, encoder: Encoder, seed: int) -> list[di
             sides = replace(sides, pairs=embed_pairs(encoder, captioned, task, Silent()))
         repaired = RECIPES.get(repair).apply(sides)
         left, right_N = repaired.queries, repaired.candidates
-        for name in STRATEGIES:
+        for name in options.strategies.split(","):
             pools = options.pools.split(",") if name.startswith("saha") else [4]
             for pool in map(int, pools):
                 mining = Mining(
@@ -81,9 +83,7 @@ def measure(options: argparse.Namespace, encoder: Encoder, seed: int) -> list[di
                 begun = time.perf_counter()
                 found = mine_pairs(name, mining)
                 seconds = time.perf_counter() - begun
-                measured = quality(
-                    pairs, found, left, right_N, lambda q, c: consistent(task.queries[q].text, scene_of[c])
-                )
+                measured = quality(pairs, found, left, right_N, known)
                 rows.append(
                     {
                         **{"seed": seed, "repair": repair, "strategy": name, "pool": pool},
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--times", type=int, default=3, help="drawings and captions of a scene")
     parser.add_argument("--negatives", type=int, default=7)
+    parser.add_argument("--strategies", default=",".join(STRATEGIES))
     parser.add_argument("--pools", default="4,6,8", help="pool multipliers of SaHa (Table VIII)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--cache", default=".cache/clearsight/vectors")

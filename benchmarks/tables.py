@@ -364,13 +364,16 @@ def _same(search: dict[str, Any]) -> str:
 
 
 def mine_quality() -> str:
-    # Lines from before vectors were repaired are left out.
-    lines = [line for line in newest("mine_quality", "sizes") if "repairs" in line["sizes"]]
-    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    lines = newest("mine_quality", "sizes")
+    # A later line's row takes the place of an earlier one's; the first lines had one seed and no repair.
+    found_in: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         for row in line["rows"]:
-            key = (line["sizes"]["model"], row["repair"], row["strategy"], row["pool"])
-            grouped.setdefault(key, []).append(row["quality"])
+            key = (line["sizes"]["model"], row.get("repair", "base"), row["strategy"], row["pool"])
+            found_in[(*key, row.get("seed", 0))] = row["quality"]
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for (*key, _), quality in sorted(found_in.items()):
+        grouped.setdefault(tuple(key), []).append(quality)
     rows = [
         [
             model,

@@ -35,7 +35,7 @@ def test_the_command_writes_clusters_and_a_page(
     clusters = read_clusters(out)
     task = world.text_to_image(N)
     assert said["clusters"] == len(clusters)
-    assert clusters.manifest["strategy"] == "saha_whole"
+    assert clusters.manifest["strategy"] == "saha"
     assert clusters.manifest["repair"] == "none"
     assert clusters.manifest["negatives"] == 3
     assert clusters.manifest["pool"] == 4
@@ -154,7 +154,7 @@ def test_an_interrupted_run_keeps_what_it_mined(
     result = mine(config)
     assert calls == ["world/i2t"] * 2 + ["world/t2i"] * 2
     assert sorted(set(result.clusters.dataset_G)) == ["world/i2t", "world/t2i"]
-    assert [row.label for row in result.rows] == ["hard negatives", "SaHa, whole clusters"] * 2
+    assert [row.label for row in result.rows] == ["hard negatives", "SaHa"] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "c.parquet"]
     fresh = mine(
         MineConfig(

@@ -55,7 +55,7 @@ def test_from_clusters_to_a_model(clusters: Path, tmp_path: Path, capsys: pytest
     assert told["last"]["loss"] == losses(out)[-1]
     facts = json.loads((out / "clearsight.json").read_text())
     assert facts["encoder"] == {"prompt": "one_word", "pooling": "mean", "layer": -1}, "as they were mined"
-    assert facts["clusters"]["strategy"] == "saha_whole"
+    assert facts["clusters"]["strategy"] == "saha"
     assert Encoder.load(out).template.name == "one_word"
     assert main([*command[:-1], "4"]) == 2
     assert "steps: 3 before, 4 now" in capsys.readouterr().err

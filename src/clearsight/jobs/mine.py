@@ -35,8 +35,8 @@ class MineConfig:
     n: Annotated[int | None, "at most so many of what a task counts: rows, images, scenes"] = None
     strategy: Annotated[
         str,
-        "saha_whole, saha (as the paper prints it), saha_release (its code), in_batch, hard, hard_beta",
-    ] = "saha_whole"
+        "saha (as the paper prints it), saha_whole, saha_release (its code), in_batch, hard, hard_beta",
+    ] = "saha"
     repair: Annotated[
         str, "none, or a repair by statistics of these pairs' own items, no label seen: realign, self_aligned"
     ] = "none"
