@@ -11,21 +11,36 @@ from clearsight.store.door import META
 from clearsight.store.where_nodes import Among, And, Compare, Field, IsNull, Kind, Like, Node, Not, Or, Value
 
 
-def to_lance(node: Node) -> str:
+def to_lance(node: Node, *, negated: bool = False) -> str:
+    """The filter with every `not` carried down to the single conditions, and unknown told as false there.
+
+    DataFusion (in pylance 14) takes unknown for false at places: `x in (1) and x in (2)` becomes false, and
+    under a `not` would choose the rows where x is null. So written it cannot matter.
+    """
+    no = "not " if negated else ""
     match node:
         case Compare(field, operator, value):
-            return f"{_lance_name(field)} {operator} {_lance_value(value)}"
+            sign = _OPPOSITE[operator] if negated else operator
+            return _known(field, f"{sign} {_lance_value(value)}")
         case Among(field, values):
-            return f"{_lance_name(field)} in ({', '.join(map(_lance_value, values))})"
+            return _known(field, f"{no}in ({', '.join(map(_lance_value, values))})")
         case Like(field, pattern):
-            return f"{_lance_name(field)} like {_quoted(pattern)}"
+            return _known(field, f"{no}like {_quoted(pattern)}")
         case IsNull(field):
-            return f"{_lance_name(field)} is null"
+            return f"{_lance_name(field)} is {no}null"
         case Not(part):
-            return f"not ({to_lance(part)})"
+            return to_lance(part, negated=not negated)
         case And(parts) | Or(parts):
-            word = " and " if isinstance(node, And) else " or "
-            return word.join(f"({to_lance(part)})" for part in parts)
+            word = " and " if isinstance(node, And) != negated else " or "
+            return word.join(f"({to_lance(part, negated=negated)})" for part in parts)
+
+
+_OPPOSITE: dict[str, str] = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def _known(field: Field, condition: str) -> str:
+    name = _lance_name(field)
+    return f"{name} is not null and {name} {condition}"
 
 
 def stored_name(column: str) -> str:
