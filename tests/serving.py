@@ -5,7 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,3 +86,31 @@ def served(load: Callable[[], Service] = tiny_service, **options: Any) -> Iterat
                 break
             time.sleep(0.01)
         yield client
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clearsight", "serve", *arguments, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1", **environment},
+    )
+    watchdog = threading.Timer(180, process.kill)
+    watchdog.start()
+    try:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            found = re.search(r"Search at (http://\S+/) ", line)
+            if found:
+                yield process, found[1]
+                return
+        raise AssertionError(said)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()

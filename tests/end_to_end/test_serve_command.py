@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +19,7 @@ from clearsight.index import Index, Query
 from clearsight.jobs.serve import ServeConfig, _warn, serve
 from clearsight.jobs.serve_world import world_index
 from clearsight.jobs.ui import Quiet
-from serving import ROWS, collection
+from serving import ROWS, collection, running
 
 
 class Notes(Quiet):
@@ -35,34 +29,6 @@ class Notes(Quiet):
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-
-@contextmanager
-def running(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process of its own, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clearsight", "serve", *arguments, "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1", **environment},
-    )
-    watchdog = threading.Timer(180, process.kill)
-    watchdog.start()
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            found = re.search(r"Search at (http://\S+/) ", line)
-            if found:
-                yield process, found[1]
-                return
-        raise AssertionError(said)
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
 
 
 def ask(address: str, path: str, body: Any = None, token: str | None = None) -> Any:

@@ -12,7 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from clearsight import Encoder, Item
+from clearsight.index import Index
 from clearsight.rerank import Reranker
+from clearsight.sae import SparseAutoencoder
+from clearsight.sae.config import SaeConfig
 from clearsight.serve.service import Service
 from serving import ODD, PICTURES, ROWS, collection, data_url, png, served, tiny_service
 
@@ -297,6 +300,28 @@ def test_search_refusals(client: TestClient, body: dict[str, Any], status: int, 
     assert answer.status_code == status, answer.text
     assert words in answer.json()["what"].lower()
     assert set(answer.json()) == {"what", "where", "do", "id"}
+
+
+def autoencoder(width: int, concepts: int = 24) -> SparseAutoencoder:
+    rng = np.random.default_rng(0)
+    weights = {
+        "encoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
+        "decoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
+        "decoder_bias_D": rng.standard_normal(width).astype(np.float32),
+    }
+    return SparseAutoencoder(SaeConfig(width=width, concepts=concepts, k=8), weights)
+
+
+def test_matches_are_explained_where_there_is_an_autoencoder(service: Service) -> None:
+    explaining = Service(
+        Index.open(collection(), encoder=service.index.encoder), sae=autoencoder(service.width)
+    )
+    with served(lambda: explaining) as client:
+        assert client.get("/info").json()["offers"]["explain"] is True
+        answer = search(client, text="a red ring", top=5, explain=True, space="both").json()
+        reasons = [why for hit in (*answer["hits"], *answer["beside"]["hits"]) for why in hit["why"]]
+        assert reasons
+        assert all(why["concept"] and why["share"] > 0 for why in reasons)
 
 
 def test_items_and_pictures(client: TestClient) -> None:

@@ -182,8 +182,10 @@ def _run(
             failed.append(error)
             server.should_exit = True
 
-    names = frozenset({"127.0.0.1", "localhost", "[::1]", host}) if host in LOOPBACK else None
-    app = create_app(load, limits=limits, token=os.environ.get(TOKEN), hosts=names, told=told)
+    token = os.environ.get(TOKEN)
+    # With a token, names prove nothing more, and a proxy on this machine may pass on its own.
+    names = frozenset({"127.0.0.1", "localhost", "[::1]"}) if host in LOOPBACK and not token else None
+    app = create_app(load, limits=limits, token=token, hosts=names, told=told)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
