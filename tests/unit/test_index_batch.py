@@ -188,6 +188,7 @@ def test_another_models_vectors_are_refused(settings: Settings) -> None:
         (pa.table({"id": [1]}), "holds int64"),
         (pa.table({"id": ["a"], "image": ["a.png"]}), "holds string"),
         (pa.table({"id": pa.array([None], pa.string())}), "no id"),
+        (pa.table({"id": ["a", "a"], "text": ["one", "two"]}), "a"),
     ],
 )
 def test_a_table_that_is_none_of_items_is_refused(table: pa.Table, said: str) -> None:

@@ -29,17 +29,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clearsight.data.content import content_key
-from clearsight.errors import DataError, ItemError
+from clearsight.errors import DataError
 from clearsight.index.fitted import Fitted
 from clearsight.index.folder import Entry
-from clearsight.index.making import Embedded
 from clearsight.index.metadata import arrow_type
 from clearsight.index.pictures import thumbnail_of
+from clearsight.index.reading import Embedded, Ready, read, vectors_of
 from clearsight.index.settings import Settings
 from clearsight.models.batching import ahead
 from clearsight.store.door import COLUMNS, META
-from clearsight.types import Item
+from clearsight.types import unique_ids
 
 if TYPE_CHECKING:
     from clearsight.models.encoder import Encoder
@@ -103,83 +102,56 @@ class EmbedBatch:
             DataError: the batch lacks a column or holds one of another type.
         """
         entries = entries_of(batch)
-        read: dict[int, _Read] = {}
+        there: dict[int, _Read] = {}
         fault: list[str | None] = [None] * len(entries)
         work = ahead(self._read, entries, workers=self._encoder.threads, depth=64)
         for place, (_, future) in enumerate(work):
             try:
-                read[place] = future.result()
+                there[place] = future.result()
             except DataError as error:
                 fault[place] = _said(error)
-        raw_of, refused, cut = self._embed(read)
-        for place in [place for place, one in read.items() if one.key in refused]:
-            fault[place] = refused[read.pop(place).key]
-        return self._table(batch, entries, read, raw_of, fault, cut)
+        raw_of, refused, cut = vectors_of([one.ready for one in there.values()], self._encoder)
+        for place in [place for place, one in there.items() if one.ready.key in refused]:
+            fault[place] = refused[there.pop(place).ready.key]
+        return self._table(batch, entries, there, raw_of, fault, cut)
 
     def _read(self, entry: Entry) -> _Read:
-        item, stamp = entry.read()
-        if "\0" in f"{item.id}{item.text}":
-            raise ItemError("The text or id holds the character NUL.", where=entry.id, do="Remove it.")
-        shown = self._embedded(item)
-        small = None if item.image is None else thumbnail_of(item.image, item_id=entry.id)
-        return _Read(item.text, stamp, shown, content_key(shown), small)
-
-    def _embed(
-        self, read: Mapping[int, _Read]
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str], dict[str, int]]:
-        """By content key: the vector, or why there is none; and how many tokens were cut."""
-        distinct = {one.key: replace(one.shown, id=one.key) for one in read.values()}
-        raw_of: dict[str, NDArray[np.float32]] = {}
-        refused: dict[str, str] = {}
-        cut: dict[str, int] = {}
-        batches = [list(distinct.values())] if distinct else []
-        while batches:
-            items = batches.pop()
-            try:
-                found = self._encoder.embed(items, "candidate", counterpart="text")
-            except DataError as error:  # vectors that are no numbers: of which item, one by one
-                if len(items) > 1:
-                    batches += [[item] for item in items]
-                else:
-                    refused[items[0].id] = error.what
-                continue
-            raw_of.update(zip(found.ids, found.rows_ND, strict=True))
-            refused.update(found.skipped)
-            cut.update(found.cut)
-        return raw_of, refused, cut
+        ready = read(entry, self._embedded)
+        image = ready.item.image
+        return _Read(ready, None if image is None else thumbnail_of(image, item_id=entry.id))
 
     def _table(
         self,
         batch: pa.Table,
         entries: Sequence[Entry],
-        read: Mapping[int, _Read],
+        found: Mapping[int, _Read],
         raw_of: Mapping[str, NDArray[np.float32]],
         fault: Sequence[str | None],
         cut: Mapping[str, int],
     ) -> pa.Table:
-        there = [read.get(place) for place in range(len(entries))]
+        there = [found.get(place) for place in range(len(entries))]
+        ready = [None if one is None else one.ready for one in there]
         good_N = np.array([one is not None for one in there], dtype=bool)
-        width = self.settings.index.width
-        raw_ND = np.zeros((len(entries), width), np.float32)
-        for place, one in read.items():
-            raw_ND[place] = raw_of[one.key]
-        shown_N = np.array(["image" if one is None else one.shown.modality for one in there], dtype=str)
+        raw_ND = np.zeros((len(entries), self.settings.index.width), np.float32)
+        for place, had in found.items():
+            raw_ND[place] = raw_of[had.ready.key]
+        shown_N = np.array(["image" if one is None else one.embedded.modality for one in ready], dtype=str)
         fitted = self.settings.fitted
         vector_NE = fitted.rows(raw_ND, shown_N) if entries else fitted(raw_ND, "image", "candidate")
         columns = {
             "id": pa.array([entry.id for entry in entries], pa.string()),
-            "key": pa.array([one and one.key for one in there], pa.string()),
+            "key": pa.array([one and one.key for one in ready], pa.string()),
             "source": pa.array([entry.source for entry in entries], pa.string()),
-            "stamp": pa.array([one and one.stamp for one in there], pa.string()),
-            "modality": pa.array([one and one.shown.modality for one in there], pa.string()),
-            "text": pa.array([one and one.text for one in there], pa.string()),
+            "stamp": pa.array([one and one.stamp for one in ready], pa.string()),
+            "modality": pa.array([one and one.embedded.modality for one in ready], pa.string()),
+            "text": pa.array([one and one.item.text for one in ready], pa.string()),
             "thumbnail": pa.array([one and one.thumbnail for one in there], pa.binary()),
             "raw": _vectors(raw_ND, good_N),
             "vector": _vectors(vector_NE, good_N),
         }
         told = {
             "fault": pa.array(fault, TOLD["fault"]),
-            "cut": pa.array([cut.get(one.key, 0) if one else 0 for one in there], TOLD["cut"]),
+            "cut": pa.array([cut.get(one.key, 0) if one else 0 for one in ready], TOLD["cut"]),
         }
         metadata = {name: batch.column(name) for name in batch.column_names if name.startswith(META)}
         return pa.table({**{name: columns[name] for name in COLUMNS}, **metadata, **told})
@@ -187,12 +159,9 @@ class EmbedBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An item whose contents were read: `shown` is what of it is embedded."""
+    """An item whose contents were read, and its small picture."""
 
-    text: str | None
-    stamp: str | None
-    shown: Item
-    key: str
+    ready: Ready
     thumbnail: bytes | None
 
 
@@ -200,7 +169,7 @@ def entries_of(batch: pa.Table) -> list[Entry]:
     """The rows of a table of items, their files not yet read.
 
     Raises:
-        DataError: no column `id`, a column of another type, or a row without an id.
+        DataError: no column `id`, one of another type, a row without an id, or an id twice.
     """
     unknown = [n for n in batch.column_names if n not in ITEM_COLUMNS and not n.startswith(META)]
     if unknown or "id" not in batch.column_names:
@@ -227,6 +196,7 @@ def entries_of(batch: pa.Table) -> list[Entry]:
         if image_file is not None and facts.get("image") is None:
             facts["image"] = Path(image_file)
         entries.append(Entry(item_id, **{"source": None, "stamp": None, **facts}))
+    unique_ids((entry.id for entry in entries), what="item")
     return entries
 
 

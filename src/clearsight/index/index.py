@@ -22,11 +22,12 @@ from clearsight.errors import DataError
 from clearsight.index import model
 from clearsight.index.fitted import Fitted
 from clearsight.index.folder import Collection, Entry
-from clearsight.index.making import Done, Embedded, Maker
+from clearsight.index.making import Done, Maker
 from clearsight.index.metadata import columns_of, converted, kinds_of, typed_columns
 from clearsight.index.nouns import Added, Hit, Query, Results
 from clearsight.index.pictures import original_of
 from clearsight.index.queries import QueryStatistics
+from clearsight.index.reading import Embedded
 from clearsight.index.refitting import refit
 from clearsight.index.repairing import GROWN
 from clearsight.index.searching import Searcher, hits_of

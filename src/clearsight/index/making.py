@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.data.content import content_key
 from clearsight.errors import ItemError
 from clearsight.index.fitted import Fitted
 from clearsight.index.folder import Entry
 from clearsight.index.metadata import arrow_type
 from clearsight.index.pictures import thumbnail_of
-from clearsight.index.settings import Embed
+from clearsight.index.reading import Embedded, Ready, read, vectors_of
 from clearsight.index.statistics import matrix
 from clearsight.progress import Progress
 from clearsight.store.door import META
-from clearsight.types import Item, Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,67 +34,6 @@ CHUNK_SECONDS = 10.0
 """A chunk is committed about so often: what a kill takes."""
 FIRST_CHUNK, MOST_CHUNK = 32, 1024
 CHUNK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What of an item is embedded, by an index's rule and by what its model reads."""
-
-    rule: Embed
-    reads: frozenset[Modality]
-
-    def __call__(self, item: Item) -> Item:
-        """The item as it is embedded.
-
-        Raises:
-            ItemError: the model does not read what the rule leaves of it.
-        """
-        for modality in _WANTED[self.rule]:
-            if modality in self.reads and _has(item, modality):
-                return _only(item, modality)
-        raise ItemError(
-            f"The model reads {', '.join(sorted(self.reads))}; the item is {item.modality}.",
-            where=item.id,
-            do="Give another model, items that it reads, or another --embed.",
-        )
-
-
-def _has(item: Item, modality: Modality) -> bool:
-    there = {"text": item.text is not None, "image": item.image is not None}
-    return all(there[part] for part in modality.split("+"))
-
-
-def _only(item: Item, modality: Modality) -> Item:
-    return Item(
-        item.id,
-        item.text if "text" in modality else None,
-        item.image if "image" in modality else None,
-        item.instruction,
-    )
-
-
-_WANTED: Mapping[Embed, tuple[Modality, ...]] = {
-    "auto": ("image", "text"),
-    "image": ("image", "text"),
-    "text": ("text", "image"),
-    "both": ("image+text", "image", "text"),
-}
-"""What is embedded of an item, the first that it has and the model reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An entry that was read: what is kept of it, what is embedded, and the key of that."""
-
-    item: Item
-    embedded: Item
-    key: str
-    entry: Entry
-    stamp: str | None
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.item.image) if isinstance(self.item.image, bytes) else 1 << 10
 
 
 @dataclass
@@ -160,7 +97,7 @@ class Maker:
         for entry in entries:
             met += 1
             try:
-                ready = self._read(entry)
+                ready = read(entry, self.embedded)
             except ItemError as fault:
                 self.refuse(entry.id, fault)
                 continue
@@ -172,11 +109,6 @@ class Maker:
                 size = int(min(MOST_CHUNK, max(8, len(chunk) * CHUNK_SECONDS / took, 1)))
                 chunk, met, held, started = [], 0, 0, time.monotonic()
         yield chunk, met
-
-    def _read(self, entry: Entry) -> Ready:
-        item, stamp = entry.read()
-        shown = self.embedded(item)
-        return Ready(item, shown, content_key(shown), entry, stamp)
 
     def refuse(self, item_id: str, fault: ItemError) -> None:
         """Raise the fault, or note it."""
@@ -212,17 +144,13 @@ class Maker:
 
     def _embed(self, fresh: list[Ready]) -> dict[str, NDArray[np.float32]]:
         """Content key -> raw vector, each content embedded once."""
-        distinct = {ready.key: ready.embedded for ready in fresh}
-        if not distinct:
-            return {}
-        key_of = {item.id: key for key, item in distinct.items()}
-        found = self.encoder.embed(list(distinct.values()), "candidate", counterpart="text")
-        for item_id, why in found.skipped.items():
-            for ready in fresh:
-                if ready.key == key_of[item_id]:
-                    self.refuse(ready.entry.id, ItemError(why, where=ready.entry.id))
-        self.done.cut.update(found.cut)
-        return {key_of[item_id]: row_D for item_id, row_D in zip(found.ids, found.rows_ND, strict=True)}
+        raw_of, refused, cut = vectors_of(fresh, self.encoder)
+        for ready in fresh:
+            if ready.key in refused:
+                self.refuse(ready.entry.id, ItemError(refused[ready.key], where=ready.entry.id))
+            elif ready.key in cut:
+                self.done.cut[ready.entry.id] = cut[ready.key]
+        return raw_of
 
     def _row(
         self, ready: Ready, raw_D: NDArray[np.float32], known: Mapping[str, Any] | None
