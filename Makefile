@@ -9,13 +9,16 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # Tests start many processes; what one compiles the next one reads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-browser test-services test-peers lint format bench clean help
+.PHONY: demo serve test test-slow test-browser test-services test-peers lint format bench clean help
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.ready  ## set up, then the main job on the shipped model: chance -> repaired, one table, runs/demo/report.html
 	$(VENV)/bin/clearsight demo --overwrite
+
+serve: $(VENV)/.ready  ## set up, then the search page on the shipped model and a drawn world
+	$(VENV)/bin/clearsight serve
 
 test: $(VENV)/.ready-test  ## set up, then the offline tests
 	$(PYTEST) -n 2 --dist loadfile
@@ -43,7 +46,7 @@ format: $(VENV)/.ready-lint  ## rewrite the code in the house style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.ready-bench $(VENV)-peers/.ready  ## the benchmarks beside their peers (an hour on two cores), docs/benchmarks.md
+bench: $(VENV)/.ready-bench $(VENV)-peers/.ready  ## the benchmarks beside their peers (hours on two cores), docs/benchmarks.md
 	CLEARSIGHT_PEERS=$(CURDIR)/$(VENV)-peers/bin/python $(VENV)/bin/python benchmarks/run_all.py --save
 
 clean:  ## remove the environments and every cache
@@ -56,7 +59,7 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.pip pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
