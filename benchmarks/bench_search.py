@@ -108,11 +108,14 @@ def ask(way: Way, folder: Path, space: str, effort: int | None, limit: float, st
     answer = way.opened(folder, space, effort)
     answer(queries[:1], TOP)
     cold = time.time() - start
+    used = time.process_time()
     single, found = timed(answer, queries, 1, limit)
+    used = (time.process_time() - used) / (len(single) + 1)
     batches, _ = timed(answer, queries, BATCH, limit)
     return {
         "cold": cold,
         "single": single,
+        "cpu": used,
         "batch": batches,
         "recall": recall(found, truth[: len(found)]),
         "bytes": held("VmHWM") - before,
@@ -208,13 +211,15 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def told(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Milliseconds over all calls of all rounds, and by round; recall, seconds from cold, bytes."""
+    """Milliseconds over all calls of all rounds, and by round; of all threads together (`cpu`, which a busy
+    machine changes least); a query's share of a batch; recall, seconds from cold, bytes."""
     single = np.concatenate([one["single"] for one in rounds]) * 1e3
     batch = np.concatenate([one["batch"] for one in rounds]) * 1e3 / BATCH
     return {
         "p50": round(float(np.percentile(single, 50)), 3),
         "p95": round(float(np.percentile(single, 95)), 3),
         "p50_by_round": [round(float(np.median(one["single"])) * 1e3, 3) for one in rounds],
+        "cpu": round(statistics.median(one["cpu"] for one in rounds) * 1e3, 3),
         "batch_p50": round(float(np.percentile(batch, 50)), 3),
         "calls": len(single),
         "recall": round(statistics.mean(one["recall"] for one in rounds), 4),

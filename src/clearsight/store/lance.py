@@ -37,7 +37,7 @@ from clearsight.store.door import META, Found, Space
 from clearsight.store.exact import Best, unit_queries
 from clearsight.store.lance_files import INDEX_NOTE, Place, config_of
 from clearsight.store.lance_schema import Layout, empty_schema, vector_name
-from clearsight.store.lance_search import Fragments, exact_best, near_best
+from clearsight.store.lance_search import Fragments, exact_best, near_rows
 from clearsight.store.rewriting import new_vectors, repair_name
 from clearsight.store.where import Where
 from clearsight.store.where_render import stored_name
@@ -110,11 +110,17 @@ class LanceView:
         with self.place.faults("searched"):
             index = None if exact else self.index.get(shown)
             if index is None:
-                found = exact_best(self.dataset, column, condition, query_QD, top, self.cache)
-            else:
-                probes = int(index["nprobes"])
-                found = near_best(self.dataset, column, condition, query_QD, top, probes, self.cache)
-            return self._with_columns(found, columns)
+                best = exact_best(self.dataset, column, condition, query_QD, top, self.cache)
+                return self._with_columns(best, columns)
+            stored = [self.layout.stored(name) for name in columns]
+            probes = int(index["nprobes"])
+            near = near_rows(self.dataset, column, condition, query_QD, top, probes, self.cache, stored)
+            return [
+                self._with_columns([best], columns)[0]
+                if rows is None
+                else Found(self.layout.shown(rows, columns), best.score_K)
+                for best, rows in near
+            ]
 
     def read(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,10 +117,24 @@ def near_best(
 
     Where a filter leaves few rows, or the index finds fewer than were asked for, all are compared.
     """
+    return [best for best, _ in near_rows(dataset, column, filter, query_QD, top, probes, cache, ())]
+
+
+def near_rows(
+    dataset: Any,
+    column: str,
+    filter: str | None,
+    query_QD: NDArray[np.float32],
+    top: int,
+    probes: int,
+    cache: Fragments,
+    columns: Sequence[str],
+) -> list[tuple[Best, pa.Table | None]]:
+    """As `near_best`, with columns of the rows, which the same scan reads; None where all were compared."""
     rows = dataset.count_rows(filter=filter)
     if rows <= max(top, _FEW_ROWS if filter else 0):
-        return exact_best(dataset, column, filter, query_QD, top, cache)
-    found = []
+        return [(best, None) for best in exact_best(dataset, column, filter, query_QD, top, cache)]
+    found: list[tuple[Best, pa.Table | None]] = []
     for query_D in query_QD:
         nearest = {
             "column": column,
@@ -131,15 +145,17 @@ def near_best(
             "minimum_nprobes": probes,
         }
         table = dataset.scanner(
-            columns=["id", column, "_distance"],
+            columns=list(dict.fromkeys(["id", column, *columns, "_distance"])),
             nearest=nearest,
             filter=filter,
             prefilter=True,
             with_row_id=True,
         ).to_table()
         if len(table) < top:
-            found += exact_best(dataset, column, filter, query_D[None], top, cache)
+            found += [(best, None) for best in exact_best(dataset, column, filter, query_D[None], top, cache)]
             continue
         block = block_of(table, column)
-        found.append(ordered(block.ids.to_pylist(), block.place_N, scores(query_D, block.unit_ND), top))
+        best = ordered(block.ids.to_pylist(), block.place_N, scores(query_D, block.unit_ND), top)
+        at = {place: row for row, place in enumerate(block.place_N.tolist())}
+        found.append((best, table.take(pa.array([at[place] for place in best.place_K.tolist()], pa.int64()))))
     return found
