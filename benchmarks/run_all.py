@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--model", "tiny-contrastive", "--repairs", "base,realign"),
     ),
     "train_quality": ((),),
+    "search": ((),),
 }
 
 

@@ -431,6 +431,64 @@ def train_quality() -> str:
     return section("Training: quality", note, head, rows, lines)
 
 
+WAYS = {
+    "ours": "Clearsight, ids",
+    "ours_hits": "Clearsight, ids and what a hit shows",
+    "ours_exact": "Clearsight, exact",
+    "lancedb_tuned": "LanceDB, the same kind of index, refined",
+    "lancedb_default": "LanceDB, default index",
+    "lancedb_flat": "LanceDB, no index",
+    "faiss_ivf": "faiss IVF",
+    "faiss_hnsw": "faiss HNSW",
+    "faiss_flat": "faiss, exact",
+    "floor": "one pass of the product in memory",
+}
+
+
+def search() -> str:
+    lines = newest("search", "space", "sizes")
+    rows = []
+    for line in lines:
+        for name, one in line["found"].items():
+            built = (one["build"] or {}).get("seconds", {})
+            if name.startswith("ours"):
+                built = {key: value for key, value in built.items() if key in ("rows", line["space"])}
+            rows.append(
+                [
+                    "{rows:,} x {width:,}".format(**line["sizes"]),
+                    WAYS[name],
+                    f"{one['recall']:.3f}",
+                    f"{one['p50']:.3g} / {one['p95']:.3g}",
+                    f"{one['cpu']:.3g}",
+                    f"{one['batch_p50']:.3g}",
+                    f"{one['cold']:.1f}",
+                    f"{sum(built.values()):,.0f}" if built else "",
+                    f"{one['disk'] / 2**20:,.0f}" if one["disk"] else "",
+                    f"{one['bytes'] / 2**20:,.0f}",
+                ]
+            )
+    head = [
+        "rows",
+        "way",
+        "recall@10",
+        "p50 / p95 ms",
+        "CPU ms",
+        "ms each of 32",
+        "cold s",
+        "build s",
+        "disk MiB",
+        "memory MiB",
+    ]
+    note = (
+        "The ten best of one query. Ways with an effort have the least that reaches the wanted recall; build "
+        "is writing the rows and the index of the space. Our one store holds both spaces, texts and files "
+        "on disk, synced at every commit; a peer holds ids and one space. Cold is a fresh process up to its "
+        "first answer. faiss and the floor hold all rows in memory. "
+        "Command: `python benchmarks/bench_search.py`."
+    )
+    return section("Search", note, head, rows, lines)
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -484,6 +542,7 @@ def main() -> None:
         mine(),
         mine_quality(),
         train_quality(),
+        search(),
         start(),
     ]
     PAGE.write_text("\n".join(part for part in parts if part))

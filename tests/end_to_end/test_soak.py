@@ -79,3 +79,20 @@ def test_long(tmp_path: Path) -> None:
     assert told["kills"] > 5
     assert told["searches"] > 5
     assert told["acknowledged"] > 20
+
+
+def test_what_an_id_may_hold() -> None:
+    """The law that the soak is judged by: the last that was acknowledged, or what nobody lived to tell."""
+    first, gone = soaking.Write(None, 0, 0, True), soaking.Write(None, 50, 60, True)
+    one, two = soaking.Write("one", 10, 20, True), soaking.Write("two", 30, 40, True)
+    assert soaking.possible([first], 5, 5) == {None}
+    assert soaking.possible([first, one], 25, 25) == {"one"}
+    assert soaking.possible([first, one], 5, 15) == {None, "one"}
+    assert soaking.possible([first, one, two], 45, 45) == {"two"}
+    assert soaking.possible([first, one, two], 25, 35) == {"one", "two"}
+    assert soaking.possible([first, one, two, gone], 70, 70) == {None}
+    overlapping = soaking.Write("both", 35, 45, True)
+    assert soaking.possible([first, two, overlapping], 70, 70) == {"two", "both"}
+    killed = soaking.Write("killed", 35, 48, False)
+    assert soaking.possible([first, one, two, killed], 70, 70) == {"two", "killed"}
+    assert soaking.possible([first, two, killed, gone], 70, 70) == {None}
