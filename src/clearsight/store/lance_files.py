@@ -21,6 +21,9 @@ T = TypeVar("T")
 INDEX_NOTE = "clearsight.index"
 """Under this name a table's config says what is known of its approximate indexes."""
 
+METADATA_BYTES = 1 << 28
+"""What a handle keeps of versions and files it has seen: some 20 kB of each, for ever unless bounded."""
+
 COMMIT_RETRIES = 20
 """Times that a commit on object storage meets another writer's before it gives up."""
 
@@ -73,7 +76,9 @@ class Place:
     def open(self) -> Any:
         import lance
 
-        return lance.dataset(self.uri, storage_options=self.options or None)
+        return lance.dataset(
+            self.uri, storage_options=self.options or None, metadata_cache_size_bytes=METADATA_BYTES
+        )
 
     def writing(self) -> AbstractContextManager[None]:
         """One writer at a time on a local disk; on object storage commits that meet are tried again."""
