@@ -15,7 +15,14 @@ from clearsight.errors import DataError, UsageError
 from clearsight.index import Index
 from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, _planned, sync_on_ray
-from clearsight.index.scale_sources import LanceTable, ParquetFiles, address_of, table_columns, tables_at
+from clearsight.index.scale_sources import (
+    LanceTable,
+    ParquetFiles,
+    RowGroups,
+    address_of,
+    table_columns,
+    tables_at,
+)
 from clearsight.index.scale_stages import Chosen, Columns
 from clearsight.jobs.index import IndexConfig
 from clearsight.jobs.index import index as run
@@ -205,6 +212,15 @@ class TestSources:
             ParquetFiles(str(tmp_path / "broken.parquet"))
         with pytest.raises(DataError):
             LanceTable(str(tmp_path / "none.lance"))
+
+    def test_row_groups_are_read_one_by_one(self, tmp_path: Path) -> None:
+        table = pa.table({"id": range(10), "caption": [f"text {n}" for n in range(10)], "year": range(10)})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+        source = ParquetFiles(str(tmp_path / "a.parquet"))
+        read = RowGroups(source._filesystem, source.columns)
+        named = pa.Table.from_pylist([{"file": source.parts[0], "group": n} for n in (2, 0)])
+        found = pa.concat_tables(read(named)).to_pylist()
+        assert found == [{"id": str(n), "text": f"text {n}", "meta_year": n} for n in (8, 9, 0, 1, 2, 3)]
 
     def test_a_lance_table(self, tmp_path: Path) -> None:
         import lance

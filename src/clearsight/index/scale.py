@@ -249,7 +249,7 @@ class RayEngine:
             fn_args=(to,),
             batch_format="pyarrow",
             batch_size=self.cluster.file_rows,
-            num_cpus=0.25,
+            num_cpus=1,  # a file's rows pass its memory: as many at once as there are cores for it
             compute=TaskPoolStrategy(),
         )
         waiting: list[Mapping[str, Any]] = []
