@@ -24,7 +24,7 @@ from typing import Any
 from harness import line, report
 
 CLIENTS = 32
-SECONDS = 5.0
+SECONDS = 3.0
 ROUNDS = 2
 SCENES = 200
 PATHS = {
@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--save", action="store_true")
     save = parser.parse_args().save
+    from clearsight.jobs.serve import _listen
     from clearsight.jobs.serve_world import world_index
     from clearsight.jobs.ui import Quiet
 
@@ -146,7 +147,7 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         servers, ports = [], {}
         for batching in (True, False):
-            listening = socket.create_server(("127.0.0.1", 0))
+            listening = _listen("127.0.0.1", 0)
             ports[batching] = listening.getsockname()[1]
             servers.append(context.Process(target=serve, args=(folder, batching, listening), daemon=True))
             servers[-1].start()

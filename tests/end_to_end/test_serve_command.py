@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 from clearsight.cli import main
 from clearsight.errors import UsageError
 from clearsight.index import Index, Query
-from clearsight.jobs.serve import ServeConfig, _warn, serve
+from clearsight.jobs.serve import ServeConfig, _listen, _warn, serve
 from clearsight.jobs.serve_world import world_index
 from clearsight.jobs.ui import Quiet
 from serving import ROWS, collection, running
@@ -127,6 +128,27 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     assert main(["serve", str(collection()), "--port", "0", "--model", str(tmp_path)]) == 4
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    async def story() -> bool:
+        nodelay: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            wire = writer.get_extra_info("socket")
+            nodelay.set_result(wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = _listen("127.0.0.1", 0)
+        server = await asyncio.start_server(met, sock=listening)
+        async with server:
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            told = await asyncio.wait_for(nodelay, 20)
+            writer.close()
+            await writer.wait_closed()
+        return bool(told)
+
+    assert asyncio.run(story())
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

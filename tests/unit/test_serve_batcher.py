@@ -215,7 +215,7 @@ def test_after_a_shared_batch_the_next_is_held_open_but_a_lone_sender_is_not() -
         assert len(model.batches) == 3
         assert await asyncio.gather(one, batcher.run(lane, [6])) == [[10], [12]]
 
-    run(story, linger=15.0)
+    run(story, linger=15.0, patience=1e9)
     assert model.batches == [[1], [2], [3, 4], [5, 6]]
 
 

@@ -1,9 +1,10 @@
 """Requests that wait at the same moment pass the model together; a lone one starts at once.
 
 One thread runs the model, the event loop decides what runs next. While a batch runs, requests queue; when it
-is done, all that wait in the oldest one's lane go together, up to the lane's size. Where the last batch held
-several requests, their senders are about to ask again: the next batch is held open for `linger` seconds at
-most, until as many are there. A lone sender is never held.
+is done, all that wait in the oldest one's lane go together, up to the lane's size. Where several requests
+are about, those that were just answered may soon ask again: the next batch is held open for them, for a
+quarter of the time that the last one took and `linger` seconds at most. Otherwise they would fall into groups
+that take turns, each in a batch too small. A lone sender is never held.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ Work: TypeAlias = Callable[[list[Any]], Sequence[Any]]
 Watch: TypeAlias = Callable[[str, int, int, float], None]
 """Told of every batch: lane, requests, payloads, seconds."""
 
-LINGER = 0.003
-"""Seconds; about what 32 clients on one machine take to send their next requests."""
+LINGER = 0.02
+"""Seconds that a batch is held open at most."""
+PATIENCE = 0.25
+"""Part of the last batch's time that the next is held open at most."""
 
 
 class BusyError(ClearsightError):
@@ -63,7 +66,7 @@ class Batcher:
     Args:
         most_waiting: requests that may wait; one more is refused.
         batching: False runs one request after the other (for comparison).
-        linger: see the top of this module.
+        linger, patience: see the top of this module.
     """
 
     def __init__(
@@ -72,15 +75,17 @@ class Batcher:
         most_waiting: int = 256,
         batching: bool = True,
         linger: float = LINGER,
+        patience: float = PATIENCE,
         watch: Watch | None = None,
     ) -> None:
-        self._most_waiting, self._batching, self._linger = most_waiting, batching, linger
+        self._most_waiting, self._batching = most_waiting, batching
+        self._linger, self._patience = linger, patience
         self._watch: Watch = watch or (lambda lane, requests, payloads, seconds: None)
         self._waiting: deque[_Job] = deque()
         self._running = False
         self._timer: asyncio.Handle | None = None
-        self._shared_before = 0
-        self._ended = 0.0
+        self._expected, self._until = 0, 0.0
+        """Requests that may come soon, and until when they are waited for."""
         self._orders: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -141,9 +146,8 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._ended + self._linger
-        if self._shared_before > 1 and len(self._waiting) < self._shared_before and due > self._loop.time():
-            self._timer = self._loop.call_at(due, self._go)
+        if len(self._waiting) < self._expected and self._until > self._loop.time():
+            self._timer = self._loop.call_at(self._until, self._go)
         else:
             # After this turn of the loop, in which others may be about to ask as well.
             self._timer = self._loop.call_soon(self._go)
@@ -170,11 +174,12 @@ class Batcher:
         self._waiting = rest
         return jobs
 
-    def _done(self, outcomes: _Outcomes) -> None:
+    def _done(self, outcomes: _Outcomes, seconds: float) -> None:
         self._running = False
-        self._shared_before = len(outcomes) if self._batching else 0
+        around = len(outcomes) + len(self._waiting)
+        self._expected = around if self._batching and around > 1 else 0
         if self._loop is not None:
-            self._ended = self._loop.time()
+            self._until = self._loop.time() + min(self._linger, self._patience * seconds)
         for job, outcome in outcomes:
             if job.future.done():  # its caller has gone
                 continue
@@ -190,12 +195,13 @@ class Batcher:
             start = time.perf_counter()
             outcomes = _attempt(jobs)
             payloads = sum(len(job.payloads) for job in jobs)
-            self._watch(jobs[0].lane.name, len(jobs), payloads, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self._watch(jobs[0].lane.name, len(jobs), payloads, seconds)
             loop = self._loop
             del jobs
             if loop is not None:
                 try:
-                    loop.call_soon_threadsafe(self._done, outcomes)
+                    loop.call_soon_threadsafe(self._done, outcomes, seconds)
                 except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
                     return
             del outcomes
