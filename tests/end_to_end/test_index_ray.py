@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ import pytest
 from clearsight.data import world
 from clearsight.errors import DataError, UsageError
 from clearsight.index import Index, scale
+from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, sync_on_ray
 from clearsight.store.columns import matrix
+from clearsight.store.lance import LanceStore
 
 pytestmark = [
     pytest.mark.services,
@@ -266,6 +269,26 @@ def test_a_lance_table(tmp_path: Path) -> None:
     assert done.new == 29
     assert "29" in done.skipped  # without a text
     assert len(once(index)) == 29
+
+
+def test_an_approximate_index_is_built_by_two(tmp_path: Path) -> None:
+    store = LanceStore.open(str(tmp_path / "items.lance"), 32, create=True)
+    vectors = np.random.default_rng(0).normal(size=(4, 200, 32)).astype(np.float32)
+    for part, rows_ND in enumerate(vectors):
+        names = [f"{part} {n}" for n in range(200)]
+        columns = {"id": names, "key": names, "modality": ["text"] * 200}
+        store.add(pa.table({**columns, "raw": fixed(rows_ND), "vector": fixed(rows_ND)}))
+    create = partial(scale.build_on_ray, workers=2)
+    made = store.build(force=True, create=create)["index"]["raw"]
+    assert (made["rows"], made["kind"]) == (800, "IVF_RQ")
+    assert made["recall@10"] > 0.9
+    described = {one.name: one for one in store.place.open().describe_indices()}
+    assert len(described["raw_idx"].segments) == 2
+    before = store.view().version
+    store.build(force=True, create=create)
+    assert store.view().version == before  # there is nothing to do
+    found = store.view().search(vectors[2, :3], 1, space="raw")
+    assert [one.rows.column("id").to_pylist() for one in found] == [["2 0"], ["2 1"], ["2 2"]]
 
 
 def test_a_store_that_is_no_lance_table_is_refused(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ class TestSources:
 
     def test_parts_without_anything_new_are_not_read(self, tmp_path: Path) -> None:
         source = self.write(tmp_path / "shards", ["a", "b"], ["c", "d"], ["e"])
-        plan = _planned(source, ["c", "d", "e", "gone"])
+        plan = _planned(source, [["c", "d"], ["e", "gone"]])
         assert [Path(part).name for part in plan.parts] == ["0.parquet"]
         assert (plan.wanted, plan.total) == (2, 5)
 
@@ -227,7 +227,7 @@ class TestSources:
 
         table = pa.table({"id": range(6), "text": ["words"] * 6})
         lance.write_dataset(table, str(tmp_path / "texts.lance"), max_rows_per_file=2)
-        plan = _planned(LanceTable(str(tmp_path / "texts.lance")), ["0", "1", "2"])
+        plan = _planned(LanceTable(str(tmp_path / "texts.lance")), [["0", "1", "2"]])
         assert (len(plan.parts), plan.wanted, plan.total) == (2, 3, 6)
 
     def test_a_draw_is_even_and_stays(self) -> None:

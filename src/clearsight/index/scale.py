@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from clearsight.index.index import Index
     from clearsight.store.lance import LanceStore
 
+RABITQ_BITS = 5
+"""Of each dimension, in the approximate index."""
 MOST_FIRST_PARTS = 32
 FIRST_AT_ONCE = 1024
 """Rows of one such commit."""
@@ -113,7 +115,7 @@ def sync_on_ray(
         do = "Put the texts into the table itself."
         raise UsageError("Captions go with a folder of pictures.", where="captions", do=do)
     with index.writing():
-        known = [name for batch in index.store.view().read(["id"]) for name in batch.column("id").to_pylist()]
+        known = (batch.column("id").to_pylist() for batch in index.store.view().read(["id"]))
         plan = _planned(kind(place, columns), known)
         faults = Faults(on_error)
         done = engine.put(index, plan, (), faults, progress or Silent())
@@ -137,10 +139,15 @@ class Plan:
     known: KeyIndex | None = None
 
 
-def _planned(source: Source, known: Sequence[str]) -> Plan:
-    """Look through the ids of a source. Raises DataError where one is there twice."""
+def _planned(source: Source, known: Iterable[Sequence[str]]) -> Plan:
+    """Look through the ids of a source, and those known, some at a time.
+
+    Raises:
+        DataError: an id is there twice, or there is none.
+    """
     there, seen = KeyIndex(), KeyIndex()
-    there.add(digests(known), 0)
+    for names in known:
+        there.add(digests(names), 0)
     parts: list[Any] = []
     wanted = total = 0
     for part in source.parts:
@@ -297,8 +304,14 @@ class RayEngine:
         )
 
 
-def build_on_ray(dataset: Any, column: str, kind: str, name: str, partitions: int) -> None:
-    """Build an approximate index on the cluster: centroids here, of a sample, the lists on its machines."""
+def build_on_ray(
+    dataset: Any, column: str, kind: str, name: str, partitions: int, workers: int | None = None
+) -> None:
+    """Build an approximate index on the cluster: centroids here, of a sample, the lists on its machines.
+
+    Args:
+        workers: a core each; None: all cores but one.
+    """
     import lance_ray
     import ray
 
@@ -309,8 +322,10 @@ def build_on_ray(dataset: Any, column: str, kind: str, name: str, partitions: in
         name=name,
         metric="cosine",
         num_partitions=partitions,
-        num_workers=max(1, int(ray.cluster_resources().get("CPU", 1)) - 1),
+        num_workers=workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1),
         storage_options=Place.of(dataset.uri).options or None,
+        # lance-ray takes 1 bit unless told; this is Lance's own default, which `create_here` takes.
+        **({"num_bits": RABITQ_BITS} if kind == "IVF_RQ" else {}),
     )
 
 
@@ -406,7 +421,7 @@ def _ray(cluster: Cluster) -> Iterator[None]:
 
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     mine = not ray.is_initialized()
     if mine:
         address = cluster.address or os.environ.get("RAY_ADDRESS")
