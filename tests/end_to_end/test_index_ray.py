@@ -28,6 +28,7 @@ from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, sync_on_ray
 from clearsight.store.columns import matrix
 from clearsight.store.lance import LanceStore
+from small.servers import s3_server
 
 pytestmark = [
     pytest.mark.services,
@@ -41,9 +42,15 @@ pytestmark = [
 SMALL = Cluster(batch_rows=8, file_rows=16, commit_seconds=0, first=16)
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server("photos") as endpoint:
+        yield endpoint
+
+
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A Ray of two cores on this machine."""
+def cluster(s3: str) -> Iterator[None]:
+    """A Ray of two cores on this machine; its processes know the object storage by the environment."""
     import ray
 
     with quiet():
@@ -256,6 +263,21 @@ def test_parquet_files_with_images(tmp_path: Path) -> None:
     pq.write_table(more, folder / "4.parquet")
     with pytest.raises(DataError, match="appears twice"):
         sync_on_ray(index, folder, cluster=SMALL)
+
+
+def test_object_storage_on_both_sides(tmp_path: Path) -> None:
+    import boto3
+
+    table = tables(tmp_path).drop_columns(["image"]).slice(0, 29)
+    pq.write_table(table, tmp_path / "0.parquet")
+    boto3.client("s3").upload_file(str(tmp_path / "0.parquet"), "photos", "shards/0.parquet")
+    index = Index.create(tmp_path / "index", address="s3://photos/index/items.lance", repair="none")
+    done = sync_on_ray(index, "s3://photos/shards", cluster=SMALL)
+    assert (done.new, done.skipped) == (29, {})
+    assert len(once(index)) == 29
+    assert not list(tmp_path.rglob("*.lance"))
+    assert sync_on_ray(index, "s3://photos/shards", cluster=SMALL).same == 29
+    assert index.search("a picture", top=3, where="year > 20").hits
 
 
 def test_a_lance_table(tmp_path: Path) -> None:
