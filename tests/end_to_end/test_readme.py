@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clearsight.cli import GROUPS, JOBS, build_app
+from clearsight.cli import GROUPS, JOBS, build_app, main
+from clearsight.data import world
+from clearsight.data.images import open_image
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -21,9 +23,22 @@ def blocks(language: str) -> list[str]:
     return [text.partition("\n")[2] for text in fenced if text.partition("\n")[0] == language]
 
 
-@pytest.mark.parametrize(("place", "said"), [(0, "hit_rate@1"), (1, "image-")])
-def test_the_python_runs(place: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(blocks("python")) == 2
+@pytest.mark.parametrize(("place", "said"), [(0, "hit_rate@1"), (1, "1.png"), (2, "image-")])
+def test_the_python_runs(
+    place: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert len(blocks("python")) == 3
+    monkeypatch.chdir(tmp_path)
+    if "PHOTOS" in blocks("python")[place]:
+        (tmp_path / "PHOTOS").mkdir()
+        for number, item in enumerate(world.image_to_text(3).queries):
+            open_image(item.image).save(tmp_path / "PHOTOS" / f"{number}.png")
+        assert main(["index", "PHOTOS", "--repair", "centred"]) == 0
+        capsys.readouterr()
     exec(compile(blocks("python")[place], "README.md", "exec"), {})
     assert said in capsys.readouterr().out
 

@@ -170,7 +170,7 @@ def staged(
         done[scorer] = reranker.rerank(
             task,
             ranking,
-            top=top,
+            top=fine.top,  # a ranking that was cut above it is refused there
             queries=chosen,
             fuse=fine.fuse,
             progress=Labelled(progress, f"{name}: {scorer}, top {top}"),

@@ -89,7 +89,11 @@ class Run:
             "files": [],
         }
         run = cls(place, manifest)
-        run.save()
+        try:
+            run.save()
+        except KeyboardInterrupt:  # while the folder is synced: the manifest is there already
+            run.finish("interrupted")
+            raise
         return run
 
     @classmethod
