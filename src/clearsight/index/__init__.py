@@ -4,13 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clearsight.index.index import Index, find_index
+    from clearsight.index.index import Index
     from clearsight.index.nouns import Added, Hit, Query, Results, Searchable, Writable
+    from clearsight.index.places import find_index
 
 __all__ = ["Added", "Hit", "Index", "Query", "Results", "Searchable", "Writable", "find_index"]
 
 _HOMES = {
-    **dict.fromkeys(("Index", "find_index"), "index"),
+    "Index": "index",
+    "find_index": "places",
     **dict.fromkeys(("Added", "Hit", "Query", "Results", "Searchable", "Writable"), "nouns"),
 }
 

@@ -6,7 +6,6 @@ Legend of shapes: N rows, Q queries, D width of raw vectors, E width of repaired
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clearsight.data.tables import Faults, OnError
+from clearsight.data.tables import OnError
 from clearsight.errors import DataError
 from clearsight.index import model
+from clearsight.index.changing import Asked, put, synced
 from clearsight.index.fitted import Fitted
-from clearsight.index.folder import Collection, Entry
-from clearsight.index.making import Done, Maker
-from clearsight.index.metadata import columns_of, converted, kinds_of, typed_columns
+from clearsight.index.making import Done
+from clearsight.index.metadata import columns_of
 from clearsight.index.nouns import Added, Hit, Query, Results
 from clearsight.index.pictures import original_of
+from clearsight.index.places import SOON, address_of, find_index, make_room
 from clearsight.index.queries import QueryStatistics
-from clearsight.index.reading import Embedded
 from clearsight.index.refitting import refit
 from clearsight.index.repairing import GROWN
 from clearsight.index.searching import Searcher, hits_of
@@ -41,12 +40,10 @@ if TYPE_CHECKING:
     from clearsight.models.encoder import Encoder
     from clearsight.rerank import Reranker
     from clearsight.sae import SparseAutoencoder
-    from clearsight.store.door import VectorStore, View
+    from clearsight.store.door import VectorStore
 
-OWN_FOLDER = ".clearsight"
-"""Where the index of a folder lies in it, unless told."""
-WAIT, SOON = 60.0, 2.0
-"""Seconds to wait for another writer: for changes that take moments, and for long work."""
+WAIT = 60.0
+"""Seconds that a change of moments waits for another writer."""
 
 
 class Index:
@@ -136,9 +133,9 @@ class Index:
             unlabelled=unlabelled,
             learn_queries=learn_queries,
         )
-        _make_room(place, overwrite=overwrite)
+        make_room(place, overwrite=overwrite)
         with writer_lock(place, wait=SOON):
-            store = open_store(_address(settings, place), settings.width, create=True)
+            store = open_store(address_of(settings, place), settings.width, create=True)
             if overwrite and store.view().rows:  # on a server the rows are not gone with the folder
                 view = store.view()
                 store.delete([name for batch in view.read(["id"]) for name in batch.column("id").to_pylist()])
@@ -168,7 +165,7 @@ class Index:
 
         place = find_index(folder)
         settings = Settings.read(place)
-        store = open_store(_address(settings, place), settings.width)
+        store = open_store(address_of(settings, place), settings.width)
         index = cls(place, settings, store, None)
         index._load = {
             "model": str(model_name or settings.model),
@@ -238,44 +235,8 @@ class Index:
             DataError: nothing to index, another writer, a table or store that cannot be read or written.
             ItemError: an item that cannot be read or embedded (`on_error="raise"`).
         """
-        place = Path(items) if items is not None else self.settings.place_of_items(self.folder)
-        if place is None:
-            raise DataError(
-                "The index knows of no folder.", where=str(self.folder), do="Give one, or add items."
-            )
-        progress, faults = progress or Silent(), Faults(on_error)
-        with self.writing(wait=SOON):
-            self._remember(place)
-            view = self.store.view()
-            collection = Collection(
-                place,
-                tables=[Path(one) for one in captions],
-                columns=columns,
-                kinds=kinds_of(view.fields),
-                faults=faults,
-            )
-            known = _known(view)
-            wanted: set[str] = set()
-            seen: set[str] = set()
-            for entry in collection.entries(faults):
-                seen.add(entry.id)
-                if entry.id not in known or known[entry.id][1] != entry.stamp:
-                    wanted.add(entry.id)
-            self._need_some(seen, known, faults, place)
-            todo = (entry for entry in collection.entries(Faults("skip")) if entry.id in wanted)
-            if not wanted:
-                done = Done()
-            elif engine is None:
-                done = self._maker(known, Faults(on_error)).put(todo, progress, len(wanted))
-            else:
-                done = engine.entries(self, todo, collection.kinds, known, Faults(on_error), progress)
-            done.same += len(seen) - len(wanted)
-            done.skipped = {one.where: one.reason for one in faults.skipped} | done.skipped
-            gone = _gone(known, seen, collection, done.skipped)
-            done.gone = self.store.delete(gone) if gone else 0
-            if done.new or done.changed or done.gone:
-                self.store.build()
-        return done
+        asked = Asked(tuple(Path(one) for one in captions), columns, on_error)
+        return synced(self, None if items is None else Path(items), asked, progress or Silent(), engine)
 
     def add(self, items: Iterable[Item], *, metadata: Mapping[str, Mapping[str, Any]] | None = None) -> Added:
         """Embed and keep items; what is there with the same content is left alone.
@@ -288,26 +249,7 @@ class Index:
                 it may be there already.
             DataError: another writer, or a store that refuses.
         """
-        given = list(items)
-        told = dict(metadata or {})
-        with self.writing():
-            view = self.store.view()
-            kinds = typed_columns(told.values()) | kinds_of(view.fields)
-            entries = [
-                Entry(
-                    item.id,
-                    self._inside(item),
-                    None,
-                    text=item.text,
-                    image=item.image,
-                    instruction=item.instruction,
-                    metadata=converted(told[item.id], kinds, item_id=item.id) if item.id in told else {},
-                )
-                for item in given
-            ]
-            done = self._maker(_known(view), Faults("raise")).put(entries, Silent(), len(entries))
-            if done.new or done.changed:
-                self.store.build()
+        done = put(self, list(items), metadata or {})
         return Added(done.new, done.changed, done.same, done.skipped)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -526,118 +468,8 @@ class Index:
                 return dict(row)
         raise no_item(item_id)
 
-    def _maker(self, known: Mapping[str, tuple[str, str | None]], faults: Faults) -> Maker:
-        encoder = replace(self.encoder, on_error="skip" if faults.skip else "raise")
-        embedded = Embedded(self.settings.embed, model.reads(encoder))
-        keys = {item_id: key for item_id, (key, _) in known.items()}
-        return Maker(self.store, encoder, embedded, self.fitted, keys, faults)
-
-    def _remember(self, place: Path) -> None:
-        said = place_said(place, self.folder)
-        if self.settings.items is None:
-            self.settings = replace(self.settings, items=said)
-            self.settings.write(self.folder)
-        elif (
-            self.settings.place_of_items(self.folder) != Path(os.path.abspath(place))
-            and self.settings.items != said
-        ):
-            raise DataError(
-                f"The index is of '{self.settings.place_of_items(self.folder)}', not of '{place}'.",
-                where=str(self.folder),
-                do="Give another folder for the index (--out), or build this one again (--overwrite).",
-            )
-
-    def _need_some(
-        self, seen: set[str], known: Mapping[str, tuple[str, str | None]], faults: Faults, place: Path
-    ) -> None:
-        if seen:
-            return
-        raise nothing_to_index(place, faults, len(known))
-
-    def _inside(self, item: Item) -> str | None:
-        """The file of an item, relative to the indexed folder, if it lies there."""
-        if self.root is None or not isinstance(item.image, str | os.PathLike):
-            return None
-        path, root = Path(os.path.abspath(item.image)), Path(os.path.abspath(self.root))
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
-
-
-def find_index(folder: str | os.PathLike[str]) -> Path:
-    """Where the index lies: the folder itself, or `.clearsight` in it.
-
-    Raises:
-        DataError: there is none.
-    """
-    place = Path(folder)
-    for one in (place, place / OWN_FOLDER):
-        if (one / "index.json").is_file():
-            return one
-    raise DataError("There is no index here.", where=str(place), do="Make one: clearsight index PHOTOS/.")
-
-
-def nothing_to_index(place: Path, faults: Faults, known: int = 0) -> DataError:
-    first = f" ({len(faults.skipped)} were skipped; {': '.join(faults.skipped[0])})" if faults.skipped else ""
-    kept = f" The {known:,} items of the index were left as they are." if known else ""
-    return DataError(
-        f"There is nothing to index{first}.{kept}",
-        where=str(place),
-        do="Give a folder with pictures or texts, or a .jsonl, .csv or .parquet of items.",
-    )
-
 
 def no_item(item_id: str) -> DataError:
     return DataError(
         f"There is no item '{item_id}'.", where=item_id, do="Give the id of an item of the index."
     )
-
-
-def _address(settings: Settings, folder: Path) -> str:
-    return str(folder / "items.lance") if settings.address is None else settings.address
-
-
-def _make_room(place: Path, *, overwrite: bool) -> None:
-    if place.exists() and (not place.is_dir() or ((rest := os.listdir(place)) and "index.json" not in rest)):
-        raise DataError("The folder holds other things.", where=str(place), do="Give a new or empty folder.")
-    if (place / "index.json").exists():
-        if not overwrite:
-            raise DataError(
-                "There is an index already.", where=str(place), do="Open it, or give --overwrite."
-            )
-        with writer_lock(place, wait=SOON):
-            (place / "index.json").unlink()  # first: what is half removed is no index
-            for one in place.iterdir():
-                if one.is_dir():
-                    shutil.rmtree(one)
-                elif one.name != ".writer":
-                    one.unlink()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        what = f"The folder cannot be made ({fault.strerror})."
-        raise DataError(what, where=str(place), do="Check the path and its permissions.") from fault
-
-
-def _known(view: View) -> dict[str, tuple[str, str | None]]:
-    """Id -> content key and stamp, of all rows."""
-    known: dict[str, tuple[str, str | None]] = {}
-    for batch in view.read(["id", "key", "stamp"]):
-        columns = (batch.column(name).to_pylist() for name in ("id", "key", "stamp"))
-        known.update((item_id, (key, stamp)) for item_id, key, stamp in zip(*columns, strict=True))
-    return known
-
-
-def _gone(
-    known: Mapping[str, tuple[str, str | None]],
-    seen: set[str],
-    collection: Collection,
-    skipped: Mapping[str, str],
-) -> list[str]:
-    """Rows whose files or table rows are no longer there; not those that could not be looked at."""
-    return [
-        item_id
-        for item_id, (_, stamp) in known.items()
-        if stamp is not None
-        and item_id not in seen
-        and item_id not in skipped
-        and not any(item_id.startswith(f"{folder}/") for folder in collection.unlisted)
-    ]

@@ -16,23 +16,21 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clearsight.data.tables import Faults, OnError
-from clearsight.errors import ClearsightError, DataError, ItemError, ModelError, UsageError
+from clearsight.errors import ItemError, UsageError
 from clearsight.index.batch import TOLD, BatchSettings, EmbedBatch
 from clearsight.index.folder import Entry
 from clearsight.index.making import Done
-from clearsight.index.scale_sources import Entries, Source, address_of, tables_at
-from clearsight.index.scale_stages import Chosen, told, written
+from clearsight.index.scale_plan import Plan, drawn, left, planned
+from clearsight.index.scale_ray import Cluster as Cluster
+from clearsight.index.scale_ray import as_ours, build_on_ray, started
+from clearsight.index.scale_sources import Entries, address_of, tables_at
+from clearsight.index.scale_stages import told, written
 from clearsight.progress import Progress, Silent
-from clearsight.store.keys import KeyIndex, digests
 from clearsight.store.lance_append import Destination, add_metadata, append_files
-from clearsight.store.lance_files import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,44 +38,8 @@ if TYPE_CHECKING:
     from clearsight.index.index import Index
     from clearsight.store.lance import LanceStore
 
-RABITQ_BITS = 5
-"""Of each dimension, in the approximate index."""
-MOST_FIRST_PARTS = 32
 FIRST_AT_ONCE = 1024
 """Rows of one such commit."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How Ray is used.
-
-    Attributes:
-        address: of a running cluster ("auto": the one this machine belongs to); None: $RAY_ADDRESS, else Ray
-            is started here, for this process.
-        actors: most processes that embed; None: one for each GPU, or each core but one where there is none.
-        gpus: of each; None: 1 where the cluster has any.
-        batch_rows: items embedded by one call.
-        file_rows: rows of a Lance file, which pass one machine's memory at once (about 20 kB each).
-        commit_seconds: between commits; a killed run loses what came since, and files not yet full.
-        first: rows that the repair is fitted on.
-        storage: most of this machine's memory for Ray's store of objects, in bytes (where Ray starts here).
-    """
-
-    address: str | None = None
-    actors: int | None = None
-    gpus: float | None = None
-    batch_rows: int = 64
-    file_rows: int = 16_384
-    commit_seconds: float = 60.0
-    first: int = 4096
-    storage: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch_rows", "file_rows", "first"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}.", where=name, do="Give 1 or more.")
-        if self.actors is not None and self.actors < 1:
-            raise UsageError(f"actors is {self.actors}.", where="actors", do="Give 1 or more.")
 
 
 def sync_on_ray(
@@ -116,60 +78,11 @@ def sync_on_ray(
         raise UsageError("Captions go with a folder of pictures.", where="captions", do=do)
     with index.writing():
         known = (batch.column("id").to_pylist() for batch in index.store.view().read(["id"]))
-        plan = _planned(kind(place, columns), known)
+        plan = planned(kind(place, columns), known)
         faults = Faults(on_error)
         done = engine.put(index, plan, (), faults, progress or Silent())
         done.same += plan.total - plan.wanted
     return done
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What of a source is wanted.
-
-    Attributes:
-        parts: those that hold wanted ids. wanted, total: numbers of ids.
-        known: ids that are there already; None where the source holds wanted ones alone.
-    """
-
-    source: Source
-    parts: Sequence[Any]
-    wanted: int
-    total: int
-    known: KeyIndex | None = None
-
-
-def _planned(source: Source, known: Iterable[Sequence[str]]) -> Plan:
-    """Look through the ids of a source, and those known, some at a time.
-
-    Raises:
-        DataError: an id is there twice, or there is none.
-    """
-    there, seen = KeyIndex(), KeyIndex()
-    for names in known:
-        there.add(digests(names), 0)
-    parts: list[Any] = []
-    wanted = total = 0
-    for part in source.parts:
-        before = wanted
-        for names in source.ids(part):
-            own_N = digests(names)
-            count = len(seen)
-            seen.add(own_N, total)
-            if len(seen) - count < len(names):
-                raise _twice(names, seen.find(own_N), total)
-            wanted += int((there.find(own_N) < 0).sum())
-            total += len(names)
-        if wanted > before:
-            parts.append(part)
-    if not total:
-        raise DataError("There is nothing to index.", do="Give a table with rows.")
-    return Plan(source, parts, wanted, total, there)
-
-
-def _twice(names: Sequence[str], row_N: Any, start: int) -> DataError:
-    name = next(name for n, name in enumerate(names) if row_N[n] != start + n)
-    return DataError(f"The id '{name}' appears twice.", where=name, do="Give the rows ids of their own.")
 
 
 class RayEngine:
@@ -215,7 +128,7 @@ class RayEngine:
             return done.done
         progress.start(plan.wanted, "indexing")
         try:
-            with _ray(self.cluster), _as_ours():
+            with started(self.cluster), as_ours():
                 taken = self._first(index, store, plan, done)
                 if len(taken) < plan.wanted:
                     self._rest(index, store, plan, taken, done)
@@ -233,7 +146,7 @@ class RayEngine:
         number = self.cluster.first - view.rows if repairs else 0
         taken: list[str] = []
         if number > 0:
-            rows = self._embedded(index, _drawn(plan, number))
+            rows = self._embedded(index, drawn(plan, number))
             for batch in rows.iter_batches(batch_size=FIRST_AT_ONCE, batch_format="pyarrow"):
                 good = batch.filter(_no_fault(batch)).drop_columns(list(TOLD))
                 if len(good):
@@ -250,7 +163,7 @@ class RayEngine:
         from ray.data import TaskPoolStrategy
 
         to = Destination.of(store.place)
-        rows = self._embedded(index, _left(plan, taken))
+        rows = self._embedded(index, left(plan, taken))
         files = rows.map_batches(
             written,
             fn_args=(to,),
@@ -304,31 +217,6 @@ class RayEngine:
         )
 
 
-def build_on_ray(
-    dataset: Any, column: str, kind: str, name: str, partitions: int, workers: int | None = None
-) -> None:
-    """Build an approximate index on the cluster: centroids here, of a sample, the lists on its machines.
-
-    Args:
-        workers: a core each; None: all cores but one.
-    """
-    import lance_ray
-    import ray
-
-    lance_ray.create_index(
-        dataset.uri,
-        column,
-        kind,
-        name=name,
-        metric="cosine",
-        num_partitions=partitions,
-        num_workers=workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1),
-        storage_options=Place.of(dataset.uri).options or None,
-        # lance-ray takes 1 bit unless told; this is Lance's own default, which `create_here` takes.
-        **({"num_bits": RABITQ_BITS} if kind == "IVF_RQ" else {}),
-    )
-
-
 class _Counted:
     """What came of a run by now."""
 
@@ -360,106 +248,7 @@ def _lance(index: Index) -> LanceStore:
     )
 
 
-def _drawn(plan: Plan, number: int) -> Any:
-    """About so many wanted items, spread over the source: the same ones each time."""
-    if isinstance(plan.source, Entries):
-        own_N = digests([entry.id for entry in plan.source.entries])["high"]
-        chosen = sorted(own_N.argsort()[:number].tolist())
-        some = replace(plan.source, entries=[plan.source.entries[n] for n in chosen])
-        return some.read(some.parts)
-    step = max(1, len(plan.parts) // MOST_FIRST_PARTS)
-    parts = plan.parts[::step]
-    share = min(1.0, 1.1 * number * step / plan.wanted)
-    return _chosen(plan.source.read(parts), plan.known, share if share < 1 else None)
-
-
-def _left(plan: Plan, taken: Sequence[str]) -> Any:
-    """The wanted items but those taken."""
-    if isinstance(plan.source, Entries):
-        gone = set(taken)
-        rest = replace(plan.source, entries=[one for one in plan.source.entries if one.id not in gone])
-        return rest.read(rest.parts)
-    known = KeyIndex() if plan.known is None else plan.known
-    known.add(digests(taken), 0)
-    return _chosen(plan.source.read(plan.parts), known, None)
-
-
-def _chosen(items: Any, known: KeyIndex | None, below: float | None) -> Any:
-    import ray
-
-    if not known and below is None:
-        return items
-    there = ray.put(known) if known else None
-    chosen = Chosen(there, 1.0 if below is None else below)
-    return items.map_batches(chosen, batch_format="pyarrow", batch_size=None)
-
-
 def _no_fault(batch: pa.Table) -> Any:
     import pyarrow.compute as pc
 
     return pc.is_null(batch.column("fault"))
-
-
-def need_ray() -> None:
-    """Nothing, where Ray can be used. Raises UsageError: it is not installed."""
-    try:
-        import lance_ray  # noqa: F401
-        import ray.data  # noqa: F401
-    except ImportError as fault:
-        raise UsageError(
-            f"Ray is not installed ({fault}).",
-            where="--engine ray",
-            do='pip install "clearsight[ray]", on every machine of the cluster.',
-        ) from fault
-
-
-@contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
-    """Ray, started here and ended again, unless it runs already."""
-    need_ray()
-    import logging
-
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    mine = not ray.is_initialized()
-    if mine:
-        address = cluster.address or os.environ.get("RAY_ADDRESS")
-        here = {"include_dashboard": False, "object_store_memory": cluster.storage}
-        try:
-            with warnings.catch_warnings():  # Ray starts programs, it does not go on as a fork
-                warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
-                ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
-        except Exception as fault:  # Ray raises just that, for a machine that is too busy too
-            what = f"Ray cannot be {'reached' if address else 'started'} ({str(fault).splitlines()[0]})."
-            do = "Start it (ray start --head), give its address, or leave out --engine ray."
-            raise UsageError(what, where=address, do=do) from fault
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars
-    context.enable_progress_bars = False
-    try:
-        yield
-    finally:
-        context.enable_progress_bars = before
-        if mine:
-            ray.shutdown()
-
-
-@contextmanager
-def _as_ours() -> Iterator[None]:
-    """What failed on a worker, told as if it had failed here."""
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayError as fault:
-        cause: BaseException | None = fault
-        while cause is not None:
-            if isinstance(cause, ClearsightError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        short = str(fault).strip().splitlines()[-1][:300]
-        raise ModelError(
-            f"A worker of the cluster failed ({short}).",
-            do="Look at Ray's own log of it (ray logs); the same command goes on from what was committed.",
-        ) from fault

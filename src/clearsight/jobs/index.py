@@ -73,7 +73,7 @@ class IndexConfig:
     @property
     def place(self) -> Path:
         """Where the index lies."""
-        from clearsight.index.index import OWN_FOLDER
+        from clearsight.index.places import OWN_FOLDER
 
         if self.out is not None:
             return self.out
@@ -220,7 +220,8 @@ def _filler(config: IndexConfig) -> Callable[..., Done]:
         from clearsight.index import Index
 
         return Index.sync
-    from clearsight.index.scale import need_ray, sync_on_ray
+    from clearsight.index.scale import sync_on_ray
+    from clearsight.index.scale_ray import need_ray
 
     need_ray()
     return sync_on_ray
@@ -229,8 +230,8 @@ def _filler(config: IndexConfig) -> Callable[..., Done]:
 def _need_entries(config: IndexConfig, columns: Mapping[str, str]) -> None:
     """Before a model is loaded: is there anything to index?"""
     from clearsight.data.tables import Faults
+    from clearsight.index.changing import nothing_to_index
     from clearsight.index.folder import Collection
-    from clearsight.index.index import nothing_to_index
 
     if config.engine == "ray":
         from clearsight.index.scale_sources import address_of, tables_at

@@ -128,7 +128,7 @@ def _place(given: Path | None) -> Path:
     Raises:
         DataError: there is none.
     """
-    from clearsight.index.index import find_index
+    from clearsight.index.places import find_index
 
     if given is not None:
         return find_index(given)

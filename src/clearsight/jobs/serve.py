@@ -115,7 +115,7 @@ def _limits(config: ServeConfig) -> Limits:
 
 def _index(config: ServeConfig, ui: Ui) -> Path:
     """The folder of the index; the drawn world's is made where none is asked for."""
-    from clearsight.index.index import find_index
+    from clearsight.index.places import find_index
     from clearsight.jobs.serve_world import world_index
 
     if config.index is None:

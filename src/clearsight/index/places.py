@@ -1,0 +1,61 @@
+"""Where an index lies: found, or room made for a new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from clearsight.errors import DataError
+from clearsight.index.settings import Settings
+from clearsight.store.lock import writer_lock
+
+OWN_FOLDER = ".clearsight"
+"""Where the index of a folder lies in it, unless told."""
+SOON = 2.0
+"""Seconds that long work waits for another writer."""
+
+
+def find_index(folder: str | os.PathLike[str]) -> Path:
+    """Where the index lies: the folder itself, or `.clearsight` in it.
+
+    Raises:
+        DataError: there is none.
+    """
+    place = Path(folder)
+    for one in (place, place / OWN_FOLDER):
+        if (one / "index.json").is_file():
+            return one
+    raise DataError("There is no index here.", where=str(place), do="Make one: clearsight index PHOTOS/.")
+
+
+def address_of(settings: Settings, folder: Path) -> str:
+    """Of the store: in the index's folder, unless told."""
+    return str(folder / "items.lance") if settings.address is None else settings.address
+
+
+def make_room(place: Path, *, overwrite: bool) -> None:
+    """Make the folder of a new index; an index that lies there goes, where that is allowed.
+
+    Raises:
+        DataError: other things lie there, an index without `overwrite`, or the folder cannot be made.
+    """
+    if place.exists() and (not place.is_dir() or ((rest := os.listdir(place)) and "index.json" not in rest)):
+        raise DataError("The folder holds other things.", where=str(place), do="Give a new or empty folder.")
+    if (place / "index.json").exists():
+        if not overwrite:
+            raise DataError(
+                "There is an index already.", where=str(place), do="Open it, or give --overwrite."
+            )
+        with writer_lock(place, wait=SOON):
+            (place / "index.json").unlink()  # first: what is half removed is no index
+            for one in place.iterdir():
+                if one.is_dir():
+                    shutil.rmtree(one)
+                elif one.name != ".writer":
+                    one.unlink()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        what = f"The folder cannot be made ({fault.strerror})."
+        raise DataError(what, where=str(place), do="Check the path and its permissions.") from fault
