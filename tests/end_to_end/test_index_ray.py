@@ -26,6 +26,7 @@ from clearsight.errors import DataError, UsageError
 from clearsight.index import Index, scale
 from clearsight.index.making import fixed
 from clearsight.index.scale import Cluster, sync_on_ray
+from clearsight.index.scale_ray import build_on_ray
 from clearsight.store.columns import matrix
 from clearsight.store.lance import LanceStore
 from small.servers import s3_server
@@ -300,7 +301,7 @@ def test_an_approximate_index_is_built_by_two(tmp_path: Path) -> None:
         names = [f"{part} {n}" for n in range(200)]
         columns = {"id": names, "key": names, "modality": ["text"] * 200}
         store.add(pa.table({**columns, "raw": fixed(rows_ND), "vector": fixed(rows_ND)}))
-    create = partial(scale.build_on_ray, workers=2)
+    create = partial(build_on_ray, workers=2)
     made = store.build(force=True, create=create)["index"]["raw"]
     assert (made["rows"], made["kind"]) == (800, "IVF_RQ")
     assert made["recall@10"] > 0.9

@@ -14,7 +14,8 @@ import pytest
 from clearsight.errors import DataError, UsageError
 from clearsight.index import Index
 from clearsight.index.making import fixed
-from clearsight.index.scale import Cluster, _planned, sync_on_ray
+from clearsight.index.scale import Cluster, sync_on_ray
+from clearsight.index.scale_plan import planned
 from clearsight.index.scale_sources import (
     LanceTable,
     ParquetFiles,
@@ -193,20 +194,20 @@ class TestSources:
 
     def test_parts_without_anything_new_are_not_read(self, tmp_path: Path) -> None:
         source = self.write(tmp_path / "shards", ["a", "b"], ["c", "d"], ["e"])
-        plan = _planned(source, [["c", "d"], ["e", "gone"]])
+        plan = planned(source, [["c", "d"], ["e", "gone"]])
         assert [Path(part).name for part in plan.parts] == ["0.parquet"]
         assert (plan.wanted, plan.total) == (2, 5)
 
     @pytest.mark.parametrize("parts", [(["a", "b", "a"],), (["a", "b"], ["c", "a"])])
     def test_an_id_that_is_there_twice_is_named(self, tmp_path: Path, parts: tuple[list[str], ...]) -> None:
         with pytest.raises(DataError, match="'a' appears twice"):
-            _planned(self.write(tmp_path / "shards", *parts), [])
+            planned(self.write(tmp_path / "shards", *parts), [])
 
     def test_bad_tables_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no id"):
-            _planned(self.write(tmp_path / "shards", ["a", None]), [])
+            planned(self.write(tmp_path / "shards", ["a", None]), [])
         with pytest.raises(DataError, match="nothing to index"):
-            _planned(self.write(tmp_path / "empty", []), [])
+            planned(self.write(tmp_path / "empty", []), [])
         (tmp_path / "broken.parquet").write_bytes(b"no parquet")
         with pytest.raises(DataError, match="cannot be read"):
             ParquetFiles(str(tmp_path / "broken.parquet"))
@@ -227,7 +228,7 @@ class TestSources:
 
         table = pa.table({"id": range(6), "text": ["words"] * 6})
         lance.write_dataset(table, str(tmp_path / "texts.lance"), max_rows_per_file=2)
-        plan = _planned(LanceTable(str(tmp_path / "texts.lance")), [["0", "1", "2"]])
+        plan = planned(LanceTable(str(tmp_path / "texts.lance")), [["0", "1", "2"]])
         assert (len(plan.parts), plan.wanted, plan.total) == (2, 3, 6)
 
     def test_a_draw_is_even_and_stays(self) -> None:
