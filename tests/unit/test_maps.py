@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearsight.errors import DataError, UsageError
-from clearsight.report.maps import embed_map
+from clearsight.metrics.maps import embed_map
 
 
 def two_sides(rows: int = 120, width: int = 24, gap: float = 3.0) -> np.ndarray:

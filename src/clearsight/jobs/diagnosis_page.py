@@ -256,8 +256,8 @@ def _attention(one: Examined) -> AttentionEfficiency | None:
 
 def _maps(one: Examined, place: dict[str, int], method: str) -> tuple[MapView, ...]:
     from clearsight.jobs.recipes import RECIPES
+    from clearsight.metrics.maps import embed_map
     from clearsight.report.diagnosis import MapView
-    from clearsight.report.maps import embed_map
 
     def view(outcome: Outcome) -> MapView:
         sides = (outcome.repaired.queries, outcome.repaired.candidates)

@@ -32,7 +32,7 @@ NONE = "no prompt"
 
 def redo(bench: Bench) -> Redone:
     from clearsight.jobs.trials import scored, tested
-    from clearsight.report.maps import UMAP_LEAST_DISTANCE, UMAP_NEIGHBOURS, embed_map
+    from clearsight.metrics.maps import UMAP_LEAST_DISTANCE, UMAP_NEIGHBOURS, embed_map
 
     tasks, absent = tasks_at_hand(bench, DATASETS)
     cells: list[Cell] = []

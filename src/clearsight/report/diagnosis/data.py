@@ -245,7 +245,7 @@ class AttentionEfficiency:
 
 @dataclass(frozen=True, slots=True)
 class MapView:
-    """Vectors of one stage on a plane (`clearsight.report.maps.embed_map`).
+    """Vectors of one stage on a plane (`clearsight.metrics.maps.embed_map`).
 
     Attributes:
         label: the stage: "before repair", "self-aligned" ...
