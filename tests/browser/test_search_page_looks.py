@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from search_pages import CARDS, DESKTOP, PHONE, Opener, elsewhere, opened, server, until
 from search_server import SearchServer
 
@@ -26,6 +25,8 @@ STATES = {
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 def test_axe_finds_nothing_in_any_state(opened: Opener, size: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
     page = opened(color_scheme=scheme, viewport={"desktop": DESKTOP, "phone": PHONE}[size])
     found = []
     for name, (address, ready) in STATES.items():
