@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from clearsight.data import world
+from clearsight.errors import DataError
 from clearsight.index import Index
 from clearsight.types import Item
 from small.servers import s3_server
 
 pytestmark = pytest.mark.services
 
-ADDRESS = "s3://photos/index/items.lance"
+ADDRESS = "s3://photos/alone/items.lance"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,9 @@ def test_an_index_on_object_storage(tmp_path: Path, s3: str) -> None:
     np.testing.assert_allclose(
         [hit.score for hit in found.hits], [hit.score for hit in expected.hits], atol=1e-4
     )
+    with pytest.raises(DataError, match="holds 40 rows"):
+        Index.create(tmp_path / "second", index.encoder, address=ADDRESS)
+    assert not (tmp_path / "second" / "index.json").exists()
     again = Index.open(tmp_path / "index", encoder=index.encoder)
     assert again.store.view().repair == index.store.view().repair != ""
     assert [hit.id for hit in again.search(**asked).hits] == [hit.id for hit in expected.hits]

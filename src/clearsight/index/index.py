@@ -111,7 +111,7 @@ class Index:
             encoder_options: of `Encoder`; prompt is "one_word" and pooling "mean" unless given.
 
         Raises:
-            DataError: there is an index already, or the folder cannot be written.
+            DataError: there is an index already, the store holds rows, or the folder cannot be written.
             UsageError, ModelError: as the settings and the model say.
         """
         from clearsight.store import open_store
@@ -136,8 +136,14 @@ class Index:
         make_room(place, overwrite=overwrite)
         with writer_lock(place, wait=SOON):
             store = open_store(address_of(settings, place), settings.width, create=True)
-            if overwrite and store.view().rows:  # on a server the rows are not gone with the folder
-                view = store.view()
+            view = store.view()
+            if view.rows and not overwrite:
+                raise DataError(
+                    f"The store holds {view.rows:,} rows of another index.",
+                    where=address_of(settings, place),
+                    do="Give another address, or --overwrite.",
+                )
+            if view.rows:  # on a server the rows are not gone with the folder
                 store.delete([name for batch in view.read(["id"]) for name in batch.column("id").to_pylist()])
             settings.write(place)
         return cls(place, settings, store, encoder)
