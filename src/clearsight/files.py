@@ -28,12 +28,19 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the rename itself is durable once the folder is synced
-        folder = os.open(target.parent, os.O_RDONLY)
+    sync(target.parent)  # the rename itself is durable once the folder is synced
+
+
+def sync(*paths: Path) -> None:
+    """Force files and folder entries to the disk, in this order."""
+    for path in paths:
+        if path.is_dir() and os.name == "nt":
+            continue  # Windows cannot open a folder; its entries are journalled
+        handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
 
 
 def to_plain(value: Any) -> Any:

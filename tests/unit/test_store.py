@@ -206,9 +206,9 @@ def test_data_is_synced_before_the_commit_and_the_commit_before_returning(
     store = VectorTable.open(tmp_path)
     fill(store, "a")
     events: list[str] = []
-    real_sync, real_commit = vectors._sync, lance.LanceDataset.commit
+    real_sync, real_commit = vectors.sync, lance.LanceDataset.commit
     monkeypatch.setattr(
-        vectors, "_sync", lambda *paths: (events.extend(p.parts[-2] for p in paths), real_sync(*paths))
+        vectors, "sync", lambda *paths: (events.extend(p.parts[-2] for p in paths), real_sync(*paths))
     )
 
     def commit(*args: Any, **options: Any) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from clearsight.errors import DataError
+from clearsight.files import sync
 from clearsight.store.columns import normal_rows
-from clearsight.store.lance_files import Place, sync
+from clearsight.store.lance_files import Place
 from clearsight.store.lance_schema import Layout
 from clearsight.store.where_render import stored_name
 

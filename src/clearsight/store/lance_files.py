@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clearsight.errors import ClearsightError, DataError
+from clearsight.files import sync
 from clearsight.store.lock import writer_lock
 
 T = TypeVar("T")
@@ -197,18 +198,6 @@ def met_another(fault: Exception) -> bool:
     """Whether a commit failed because another writer's was first."""
     said = str(fault).lower()
     return "conflict" in said or "concurrent writers" in said
-
-
-def sync(*paths: Path) -> None:
-    """Force files and folder entries to the disk, in this order."""
-    for path in paths:
-        if path.is_dir() and os.name == "nt":
-            continue  # Windows cannot open a folder; its entries are journalled
-        handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clearsight.errors import DataError, UsageError
+from clearsight.files import sync
 from clearsight.store.keys import Digests, KeyIndex, digests
 
 ORIGIN_KEY = b"clearsight.origin"
@@ -205,7 +206,7 @@ class VectorTable:
         if self._dataset is None:
             self._create(table.schema)
         fragments = write_fragments(table, str(self.path), schema=table.schema)
-        _sync(*(self.path / "data" / file.path for f in fragments for file in f.files), self.path / "data")
+        sync(*(self.path / "data" / file.path for f in fragments for file in f.files), self.path / "data")
         # An append commutes with whatever others commit meanwhile; Lance retries it on the newest version.
         committed = lance.LanceDataset.commit(
             str(self.path), lance.LanceOperation.Append(fragments), read_version=self._dataset.version
@@ -223,7 +224,7 @@ class VectorTable:
             if not self._exists():
                 raise
         self._sync_commit(1)
-        _sync(self.path, self.path.parent)
+        sync(self.path, self.path.parent)
         self._refresh()
 
     def _schema(self, width: int) -> pa.Schema:
@@ -238,7 +239,7 @@ class VectorTable:
         before = self._data_files()
         plan = Compaction.plan(self._dataset, {"target_rows_per_fragment": FULL_FILE_ROWS})
         results = [task.execute(self._dataset) for task in plan.tasks]
-        _sync(*(self._data_files() - before), self.path / "data")
+        sync(*(self._data_files() - before), self.path / "data")
         try:
             Compaction.commit(self._dataset, results)
         except (OSError, RuntimeError, ValueError) as fault:
@@ -298,7 +299,7 @@ class VectorTable:
         # Lance names manifests so that the newest sorts first (v2) or by their number (v1).
         versions = self.path / "_versions"
         names = (f"{2**64 - 1 - version}.manifest", f"{version}.manifest")
-        _sync(*(versions / name for name in names if (versions / name).exists()), versions)
+        sync(*(versions / name for name in names if (versions / name).exists()), versions)
 
     @contextmanager
     def _faults(self, verb: str) -> Iterator[None]:
@@ -320,15 +321,3 @@ def _table_name(origin: Mapping[str, Any]) -> str:
         raise UsageError(f"An origin must be JSON ({fault}).", do="Use names and numbers.") from fault
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", str(origin.get("model", "vectors"))).strip("-.")[-40:]
     return f"{model or 'vectors'}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}.lance"
-
-
-def _sync(*paths: Path) -> None:
-    """Force files and folder entries to the disk, in this order."""
-    for path in paths:
-        if path.is_dir() and os.name == "nt":
-            continue  # Windows cannot open a folder; its entries are journalled
-        handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
