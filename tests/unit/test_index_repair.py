@@ -19,7 +19,7 @@ from clearsight.index.fitted import Fitted
 from clearsight.index.making import fixed
 from clearsight.index.map import placed
 from clearsight.index.queries import EVERY, PRIOR, QueryStatistics
-from clearsight.index.repairing import GROWN, LEAST_PAIRS, Wanted, by_default, fit
+from clearsight.index.repairing import GROWN, LEAST_PAIRS, LEAST_ROWS, Wanted, by_default, fit
 from clearsight.index.statistics import Spread, drift, moments_of
 from clearsight.moments import Moments
 from clearsight.repair import load_repair
@@ -119,9 +119,10 @@ def test_without_pairs_each_modality_has_its_own_statistics(repair: Any) -> None
 
 
 def test_what_auto_stands_for_and_what_is_refused() -> None:
-    assert by_default(generative=False, pairs=1000) == "none"
-    assert by_default(generative=True, pairs=LEAST_PAIRS) == "self_aligned"
-    assert by_default(generative=True, pairs=LEAST_PAIRS - 1) == "realign"
+    assert by_default(generative=False, pairs=0, texts=0) == "none"
+    assert by_default(generative=False, pairs=0, texts=LEAST_ROWS) == "realign"
+    assert by_default(generative=True, pairs=LEAST_PAIRS, texts=0) == "self_aligned"
+    assert by_default(generative=True, pairs=LEAST_PAIRS - 1, texts=0) == "realign"
     view = store_of(two_modalities(20)[0]).view()
     for repair in ("self_aligned", "chosen"):
         with pytest.raises(UsageError, match="captioned; there are 0"):

@@ -67,14 +67,19 @@ class Wanted:
     queries: Mapping[str, Spread] = field(default_factory=dict)
 
 
-def by_default(*, generative: bool, pairs: int) -> RepairName:
+def by_default(*, generative: bool, pairs: int, texts: int) -> RepairName:
     """What "auto" stands for.
+
+    A model that writes no captions gets ReAlign where texts say how queries lie; fitted on pictures alone it
+    gains nothing (shipped contrastive model, gallery 400, texts to pictures, hit rate@1 in %: none 79.5,
+    pictures alone 78.8, with texts beside them that have nothing to do with them 87.2).
 
     Args:
         pairs: pictures that were captioned.
+        texts: of the collection, or beside its pictures.
     """
     if not generative:
-        return "none"
+        return "realign" if texts >= LEAST_ROWS else "none"
     return "self_aligned" if pairs >= LEAST_PAIRS else "realign"
 
 
@@ -85,7 +90,11 @@ def fit(view: View, name: str, wanted: Wanted, *, generative: bool) -> Fitted:
         UsageError: self-alignment without enough pictures that the model has captioned.
     """
     pairs = 0 if wanted.pairs is None else len(wanted.pairs[0])
-    chosen = by_default(generative=generative, pairs=pairs) if wanted.repair == "auto" else wanted.repair
+    chosen = wanted.repair
+    if chosen == "auto":
+        own = wanted.moments["text"].count if "text" in wanted.moments else 0
+        texts = int(own) if wanted.texts is None else len(wanted.texts)
+        chosen = by_default(generative=generative, pairs=pairs, texts=texts)
     facts: dict[str, Any] = {"asked": wanted.repair}
     if chosen == "chosen":
         if wanted.pairs is None or pairs < 4 * FOLDS:
