@@ -46,9 +46,14 @@ def rows_of(folder: Path, space: str) -> np.ndarray:
 
 
 def blocks(folder: Path, space: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows read, not mapped: pages of a map would count as memory of who builds."""
     rows = rows_of(folder, space)
-    for start in range(0, len(rows), BLOCK):
-        yield start, np.array(rows[start : start + BLOCK])
+    count, width = rows.shape
+    with (folder / f"{space}.npy").open("rb") as file:
+        file.seek(count * -4 * width, 2)
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            yield start, np.fromfile(file, np.float32, size * width).reshape(size, width)
 
 
 # ---- Clearsight -----------------------------------------------------------------------------------------
@@ -62,11 +67,10 @@ def ours_build(folder: Path, _: str) -> dict[str, float]:
 
     from clearsight.store import open_store
 
-    raw, vector = rows_of(folder, "raw"), rows_of(folder, "repaired")
+    width = rows_of(folder, "raw").shape[1]
     began = time.perf_counter()
-    store = open_store(str(folder / "ours" / "items.lance"), raw.shape[1], create=True)
-    for start in range(0, len(raw), BLOCK):
-        part_D, part_E = np.array(raw[start : start + BLOCK]), np.array(vector[start : start + BLOCK])
+    store = open_store(str(folder / "ours" / "items.lance"), width, create=True)
+    for (start, part_D), (_, part_E) in zip(blocks(folder, "raw"), blocks(folder, "repaired"), strict=True):
         numbers = range(start, start + len(part_D))
         rows = {
             "id": pa.array([f"i{n:08d}" for n in numbers]),
