@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "train_quality": ((),),
     "search": ((),),
+    "serve": ((),),
 }
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from harness import RESULTS, line, report
 from PIL import Image
-from tables import table
+from told import table
 
 from clearsight.store.keys import KeyIndex, digests
 from clearsight.store.lance_index import ROWS_A_PARTITION

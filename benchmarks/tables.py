@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-HERE = Path(__file__).parent
+from tables_quality import mine_quality, rerank_ablation, rerank_quality, train_quality
+from told import HERE, newest, seconds, section, spread
+
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-Line = dict[str, Any]
 
 HEAD = """# Benchmarks
 
@@ -18,41 +16,6 @@ Ours and the peer take turns in one process; ratios are taken round by round, an
 least and the greatest. The floor is the work that no implementation can leave out, run on the same machine in
 the same rounds. Machines drift: only ratios mean something.
 """
-
-
-def newest(name: str, *keys: str) -> list[Line]:
-    """The last line of each workload (told apart by `keys`) of one benchmark."""
-    path = HERE / "results" / f"{name}.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    return list({tuple(str(line[key]) for key in keys): line for line in lines}.values())
-
-
-def spread(ratio: dict[str, float]) -> str:
-    return f"**x{ratio['median']:.2f}** ({ratio['min']:.2f}-{ratio['max']:.2f})"
-
-
-def seconds(line: Line, name: str) -> str:
-    return f"{median(line['seconds'][name]):.3g}"
-
-
-def origin(line: Line) -> str:
-    machine = line["origin"]
-    versions = line.get("peer_versions") or line["peers"]
-    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
-    timed = line.get("seconds")
-    rounds = line.get("rounds") or (len(next(iter(timed.values()))) if isinstance(timed, dict) else 1)
-    commit = (machine.get("commit") or "unknown")[:10]
-    return (
-        f"{line['date']}, {rounds} rounds, {machine['cpu']}, {machine['cores']} cores, commit {commit}"
-        f"{'; ' + peers if peers else ''}."
-    )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def embed() -> str:
@@ -268,55 +231,6 @@ def rerank() -> str:
     return section("Reranking", note, head, rows, lines)
 
 
-def rerank_quality() -> str:
-    lines = newest("rerank_quality", "recipe", "queries", "way", "scorer", "tie", "fuse")
-    rows = [
-        [
-            f"{line['recipe']}, {line['way']}, {line['queries']:,} queries",
-            line["scorer"],
-            f"{line['coarse']:.1f}",
-            f"{line['hit_rate@1']:.1f} ({line['interval'][0]:.1f}-{line['interval'][1]:.1f})",
-            f"{line['bound']:.1f}",
-            f"{line['unparsed']:,} of {line['asked']:,}" if line["asked"] else "",
-        ]
-        for line in lines
-    ]
-    head = ["coarse stage", "scorer", "coarse", "reranked", "bound", "unparsed answers"]
-    note = (
-        "Hit rate@1 in % on the shipped model, among 2,000 scenes, the first 20 judged again; `refined` and "
-        "`self_aligned` as in the README, one-word mean. The bound is what no reordering of these 20 can "
-        "pass. Queries whose answers cannot be parsed keep their coarse order. Command: "
-        "`python benchmarks/rerank_quality.py`."
-    )
-    return section("Reranking: quality", note, head, rows, lines)
-
-
-ABLATED = ("all", "no visual", "no entropy", "neither")
-
-
-def rerank_ablation() -> str:
-    lines = newest("rerank_ablation", "recipe", "queries", "top", "way", "form", "row")
-    grouped: dict[tuple[Any, ...], dict[str, Line]] = {}
-    for line in lines:
-        key = tuple(line[name] for name in ("recipe", "queries", "top", "way", "form"))
-        grouped.setdefault(key, {})[line["row"]] = line
-    rows = [
-        [
-            f"{way}, {queries} queries, top {top}",
-            form,
-            f"{100 * next(iter(found.values()))['moved']:.0f}%",
-            *(f"{found[name]['hit_rate@1']:.1f}" if name in found else "" for name in ABLATED),
-        ]
-        for (_, queries, top, way, form), found in grouped.items()
-    ]
-    head = ["coarse stage", "form", "pairs it moves", *ABLATED]
-    note = (
-        "Looking again: hit rate@1 in % on the shipped model with visual enhancement and the tie-break by "
-        "entropy, and without one or both. Command: `python benchmarks/rerank_ablation.py`."
-    )
-    return section("Reranking: looking again", note, head, rows, lines)
-
-
 def mine() -> str:
     # Lines from before there was a floor are left out.
     lines = [line for line in newest("mine", "sizes") if "search" in line["sizes"]]
@@ -361,74 +275,6 @@ def _same(search: dict[str, Any]) -> str:
     if "same_clusters" not in search:
         return ""
     return f"recall@10 {search['recall@10']:.3f}, {100 * search['same_clusters']:.0f}% of clusters"
-
-
-def mine_quality() -> str:
-    lines = newest("mine_quality", "sizes")
-    # A later line's row takes the place of an earlier one's; the first lines had one seed and no repair.
-    found_in: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in lines:
-        for row in line["rows"]:
-            key = (line["sizes"]["model"], row.get("repair", "base"), row["strategy"], row["pool"])
-            found_in[(*key, row.get("seed", 0))] = row["quality"]
-    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for (*key, _), quality in sorted(found_in.items()):
-        grouped.setdefault(tuple(key), []).append(quality)
-    rows = [
-        [
-            model,
-            "none" if repair == "base" else repair,
-            strategy + (f", pool {pool}" if strategy.startswith("saha") else ""),
-            *(_over_seeds([100 * one[name] for one in found]) for name in ("false_negatives", "false_pairs")),
-            _over_seeds([100 * one["left_over"] / (one["left_over"] + one["in_clusters"]) for one in found]),
-            f"{_mean([one['mean_size'] for one in found]):.1f}",
-        ]
-        for (model, repair, strategy, pool), found in grouped.items()
-    ]
-    head = ["model", "repair", "strategy", "false negatives %", "false pairs %", "left over %", "mean size"]
-    note = (
-        "Clusters where the truth is known: 500 scenes, each drawn and described three times, the labels "
-        "knowing only each caption's own picture. False negatives: of an anchor's negatives the share that "
-        "is right; false pairs: the same over all pairs of a cluster. Mean over seeds (least-greatest). "
-        "Command: `python benchmarks/mine_quality.py --repairs base,realign`."
-    )
-    return section("Mining: quality", note, head, rows, lines)
-
-
-def train_quality() -> str:
-    lines = newest("train_quality", "settings", "section", "row")
-    # The long form's rows where there are any.
-    lines = [one for one in lines if not one["settings"]["short"]] or lines
-    rows = [
-        [
-            line["section"],
-            line["row"],
-            *(
-                f"{line[way][0]:.1f} ({line[way][1]:.1f}-{line[way][2]:.1f})"
-                for way in ("i2t", "t2i", "composed")
-            ),
-            f"{line['captions']['consistent']:.1f}" if "captions" in line else "",
-            f"{line['steps']:.0f}" if "steps" in line else "",
-            " / ".join(f"{line[name]:.3g}" for name in ("mine_seconds", "train_seconds") if name in line),
-        ]
-        for line in lines
-    ]
-    head = [
-        "section",
-        "row",
-        "image to text",
-        "text to image",
-        "composed",
-        "captions consistent %",
-        "steps",
-        "CPU s to mine / train",
-    ]
-    note = (
-        "Hit rate@1 in % of the shipped model on the world's held-out scenes, after LoRA on spare ones; "
-        "bootstrap intervals over queries of the mean over seeds. "
-        "Command: `python benchmarks/train_quality.py`."
-    )
-    return section("Training: quality", note, head, rows, lines)
 
 
 WAYS = {
@@ -489,13 +335,42 @@ def search() -> str:
     return section("Search", note, head, rows, lines)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _over_seeds(values: list[float]) -> str:
-    spread_of = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
-    return f"{_mean(values):.1f}{spread_of}"
+def serve() -> str:
+    lines = newest("serve", "model", "clients")
+    rows = []
+    for line in lines:
+        for what in ("embeddings", "search"):
+            both = line[what]
+            rows.append(
+                [
+                    f"{what}, {line['clients']} clients",
+                    *(f"{both[way]['per_s']:.0f}" for way in ("batched", "one_by_one")),
+                    f"**x{both['times_the_rate']:.2f}**",
+                    f"{line['floor_texts_per_s']:.0f}",
+                    *(
+                        f"{both[way]['p50_ms']:.0f} / {both[way]['p95_ms']:.0f}"
+                        for way in ("batched", "one_by_one")
+                    ),
+                ]
+            )
+        alone = "{p50_ms:.0f} / {p95_ms:.0f}".format(**line["alone_ms"])
+        rows.append(["embeddings, 1 client", "", "", "", "", alone, ""])
+    head = [
+        "requests",
+        "batched /s",
+        "one by one /s",
+        "batching brings",
+        "floor /s",
+        "batched p50 / p95 ms",
+        "one by one p50 / p95 ms",
+    ]
+    note = (
+        "The shipped model over 400 items, each connection asking again as soon as it is answered; clients, "
+        "sockets and JSON share the two cores with the server, whose model has one thread. The floor is the "
+        "same texts through the encoder, 64 at a time, without a server. "
+        "Command: `python benchmarks/bench_serve.py`."
+    )
+    return section("Server", note, head, rows, lines)
 
 
 def start() -> str:
@@ -520,13 +395,6 @@ def start() -> str:
     )
 
 
-def section(title: str, note: str, head: list[str], rows: list[list[str]], lines: list[Line]) -> str:
-    if not lines:
-        return ""
-    origins = "\n".join(f"* {text}" for text in dict.fromkeys(map(origin, lines)))
-    return f"## {title}\n\n{note}\n\n{table(head, rows)}\n\n{origins}\n"
-
-
 def main() -> None:
     parts = [
         HEAD,
@@ -543,6 +411,7 @@ def main() -> None:
         mine_quality(),
         train_quality(),
         search(),
+        serve(),
         start(),
     ]
     PAGE.write_text("\n".join(part for part in parts if part))
