@@ -361,6 +361,45 @@ def test_unknown_ids_are_passed_over(store):
     assert ids_of(store.view(), ids=["c", "b", "c", "x' or 'a'='a"]) == ["c"]
 
 
+KEYS = ("key", "Key", "k'y", "k%", "ключ", "")
+
+
+def test_rows_by_id_and_by_content_key(store):
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+
+    ids = [f"i{n:02}" for n in range(30)]
+    key_of = {name: KEYS[n % 4] if n % 5 else KEYS[4] for n, name in enumerate(ids)}
+    for first in (0, 20):
+        part = ids[first : first + 20]
+        store.add(put(rows(part, n=range(len(part))), "key", pa.array([key_of[name] for name in part])))
+    store.delete(ids[:3])
+    key_of = {name: key for name, key in key_of.items() if name not in ids[:3]}
+    view = store.view()
+    few = parse_where("n < 7", view.fields)
+    n_of = {row["id"]: row["meta_n"] for row in contents(view, ("id", "meta_n"))}
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.none() | st.lists(st.sampled_from([*ids, "nobody", "'"]), max_size=20),
+        st.none() | st.lists(st.sampled_from([*KEYS, "no key", "'"]), max_size=4),
+        st.sampled_from([None, few]),
+    )
+    def holds(some, keys, where):
+        expected = [
+            name
+            for name, key in key_of.items()
+            if (some is None or name in some)
+            and (keys is None or key in keys)
+            and (where is None or n_of[name] < 7)
+        ]
+        found = contents(view, ("key", "id"), ids=some, keys=keys, where=where)
+        assert sorted(row["id"] for row in found) == expected
+        assert all(row["key"] == key_of[row["id"]] for row in found)
+
+    holds()
+
+
 def test_reading_is_in_batches(store):
     store.add(rows([f"i{i}" for i in range(50)], thumbnail=[bytes([i]) for i in range(50)]))
     batches = list(store.view().read(("id", "raw", "thumbnail"), batch_rows=16))

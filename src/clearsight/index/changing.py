@@ -55,12 +55,12 @@ def synced(
             kinds=kinds_of(view.fields),
             faults=faults,
         )
-        known = _known(view)
+        known = _stamps(view)
         wanted: set[str] = set()
         seen: set[str] = set()
         for entry in collection.entries(faults):
             seen.add(entry.id)
-            if entry.id not in known or known[entry.id][1] != entry.stamp:
+            if entry.id not in known or known[entry.id] != entry.stamp:
                 wanted.add(entry.id)
         if not seen:
             raise nothing_to_index(place, faults, len(known))
@@ -68,7 +68,7 @@ def synced(
         if not wanted:
             done = Done()
         elif engine is None:
-            done = _maker(index, known, Faults(asked.on_error)).put(todo, progress, len(wanted))
+            done = _maker(index, Faults(asked.on_error)).put(todo, progress, len(wanted))
         else:
             done = engine.entries(index, todo, collection.kinds, known, Faults(asked.on_error), progress)
         done.same += len(seen) - len(wanted)
@@ -98,17 +98,16 @@ def put(index: Index, given: Sequence[Item], metadata: Mapping[str, Mapping[str,
             )
             for item in given
         ]
-        done = _maker(index, _known(view), Faults("raise")).put(entries, Silent(), len(entries))
+        done = _maker(index, Faults("raise")).put(entries, Silent(), len(entries))
         if done.new or done.changed:
             index.store.build()
     return done
 
 
-def _maker(index: Index, known: Mapping[str, tuple[str, str | None]], faults: Faults) -> Maker:
+def _maker(index: Index, faults: Faults) -> Maker:
     encoder = replace(index.encoder, on_error="skip" if faults.skip else "raise")
     embedded = Embedded(index.settings.embed, model.reads(encoder))
-    keys = {item_id: key for item_id, (key, _) in known.items()}
-    return Maker(index.store, encoder, embedded, index.fitted, keys, faults)
+    return Maker(index.store, encoder, embedded, index.fitted, faults)
 
 
 def _remember(index: Index, place: Path) -> None:
@@ -146,17 +145,16 @@ def nothing_to_index(place: Path, faults: Faults, known: int = 0) -> DataError:
     )
 
 
-def _known(view: View) -> dict[str, tuple[str, str | None]]:
-    """Id -> content key and stamp, of all rows."""
-    known: dict[str, tuple[str, str | None]] = {}
-    for batch in view.read(["id", "key", "stamp"]):
-        columns = (batch.column(name).to_pylist() for name in ("id", "key", "stamp"))
-        known.update((item_id, (key, stamp)) for item_id, key, stamp in zip(*columns, strict=True))
+def _stamps(view: View) -> dict[str, str | None]:
+    """Id -> stamp, of all rows."""
+    known: dict[str, str | None] = {}
+    for batch in view.read(["id", "stamp"]):
+        known.update(zip(batch.column("id").to_pylist(), batch.column("stamp").to_pylist(), strict=True))
     return known
 
 
 def _gone(
-    known: Mapping[str, tuple[str, str | None]],
+    known: Mapping[str, str | None],
     seen: set[str],
     collection: Collection,
     skipped: Mapping[str, str],
@@ -164,7 +162,7 @@ def _gone(
     """Rows whose files or table rows are no longer there; not those that could not be looked at."""
     return [
         item_id
-        for item_id, (_, stamp) in known.items()
+        for item_id, stamp in known.items()
         if stamp is not None
         and item_id not in seen
         and item_id not in skipped

@@ -54,8 +54,6 @@ class Maker:
 
     Args:
         fitted: the repair of that name.
-        keys: content key -> id of a row that holds it.
-        known: ids that are in the store.
     """
 
     def __init__(
@@ -64,12 +62,9 @@ class Maker:
         encoder: Encoder,
         embedded: Embedded,
         fitted: Callable[[str], Fitted],
-        known: Mapping[str, str],
         faults: Faults,
     ) -> None:
         self.store, self.encoder, self.embedded, self.fitted = store, encoder, embedded, fitted
-        self.known = dict(known)
-        self.by_key = {key: item_id for item_id, key in known.items()}
         self.faults, self.done = faults, Done()
 
     def put(self, entries: Iterable[Entry], progress: Progress, total: int | None) -> Done:
@@ -117,16 +112,13 @@ class Maker:
 
     def _commit(self, chunk: list[Ready]) -> None:
         view = self.store.view()
-        there = {ready.key for ready in chunk} & self.by_key.keys()
-        old = _rows(
-            view, {self.by_key[key] for key in there} | {one.entry.id for one in chunk} & self.known.keys()
-        )
-        fresh = [ready for ready in chunk if ready.key not in there or self.by_key[ready.key] not in old]
-        raw_of = self._embed(fresh)
+        holder = _holders(view, {ready.key for ready in chunk})
+        old = _rows(view, {*holder.values(), *(ready.entry.id for ready in chunk)})
+        raw_of = self._embed([ready for ready in chunk if ready.key not in holder])
         rows: list[dict[str, Any]] = []
         for ready in chunk:
-            known = old.get(self.by_key.get(ready.key, ""))
-            raw_D = known["raw"] if known is not None and ready.key in there else raw_of.get(ready.key)
+            known = old[holder[ready.key]] if ready.key in holder else None
+            raw_D = raw_of.get(ready.key) if known is None else known["raw"]
             if raw_D is None:
                 continue  # refused by the model, and noted
             try:
@@ -134,13 +126,10 @@ class Maker:
             except ItemError as fault:
                 self.refuse(ready.entry.id, fault)
                 continue
-            if self._counted(row, old.get(ready.entry.id), copied=ready.key in there):
+            if self._counted(row, old.get(ready.entry.id), copied=known is not None):
                 rows.append(row)
         if rows:
             self.store.add(self._table(rows, view))
-            for row in rows:
-                self.known[row["id"]] = row["key"]
-                self.by_key[row["key"]] = row["id"]
 
     def _embed(self, fresh: list[Ready]) -> dict[str, NDArray[np.float32]]:
         """Content key -> raw vector, each content embedded once."""
@@ -225,12 +214,18 @@ def fixed(rows_ND: NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, rows_ND.shape[1])
 
 
+def _holders(view: View, keys: set[str]) -> dict[str, str]:
+    """Content key -> id of a row that holds it."""
+    found: dict[str, str] = {}
+    for batch in view.read(["key", "id"], keys=sorted(keys)):
+        found.update(zip(batch.column("key").to_pylist(), batch.column("id").to_pylist(), strict=True))
+    return found
+
+
 def _rows(view: View, ids: set[str]) -> dict[str, dict[str, Any]]:
     """Rows that are there, without their repaired vectors."""
     from clearsight.index.metadata import columns_of
 
-    if not ids:
-        return {}
     columns = [
         "id",
         "key",

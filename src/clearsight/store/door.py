@@ -98,11 +98,16 @@ class View(Protocol):
         columns: Sequence[str],
         *,
         ids: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         where: Where | None = None,
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
-        """Columns of all rows, of those named (unknown ids are passed over), or of those that `where` holds
-        for; memory is bounded by the batch."""
+        """Columns of the rows for which everything given holds, of all rows where nothing is; memory is
+        bounded by the batch.
+
+        Args:
+            ids, keys: what a row's id, and its content key, must be among; unknown ones are passed over.
+        """
         ...
 
     def facts(self) -> dict[str, Any]:

@@ -98,14 +98,16 @@ class MemoryView:
         columns: Sequence[str],
         *,
         ids: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         where: Where | None = None,
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         shown = self._shown(known_columns(columns, self.metadata))
         place_N = self._places(where) if self.rows else np.empty(0, np.int64)
-        if ids is not None and self.rows:
-            named = pc.is_in(self.table.column("id"), value_set=pa.array(ids, pa.string()))
-            place_N = place_N[named.to_numpy()[place_N]]
+        for column, values in (("id", ids), ("key", keys)):
+            if values is not None:
+                named = pc.is_in(self.table.column(column), value_set=pa.array(values, pa.string()))
+                place_N = place_N[named.to_numpy()[place_N]]
         for first in range(0, len(place_N), batch_rows):
             yield from shown.take(pa.array(place_N[first : first + batch_rows])).combine_chunks().to_batches()
 

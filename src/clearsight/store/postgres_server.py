@@ -214,6 +214,7 @@ create table {rows} (
 );
 create unique index on {rows} (id) where died is null;
 create index on {rows} (id);
+create index on {rows} (key);
 create index on {rows} (died_at) where died is not null;
 create table {state} (
   one boolean primary key default true check (one),

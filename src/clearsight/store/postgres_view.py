@@ -80,13 +80,15 @@ class PostgresView:
         columns: Sequence[str],
         *,
         ids: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         where: Where | None = None,
         batch_rows: int = 4096,
     ) -> Iterator[pa.RecordBatch]:
         columns = known_columns(columns, self.state.metadata)
         condition, values = self._condition(where)
-        if ids is not None:
-            condition, values = f"{condition} and id = any(%s)", [*values, list(ids)]
+        for column, named in (("id", ids), ("key", keys)):
+            if named is not None:
+                condition, values = f"{condition} and {column} = any(%s)", [*values, list(named)]
         with self.server.connection("read") as connection:
             self._check_age(connection)
             with connection.cursor(name="rows", binary=True) as cursor:
