@@ -63,6 +63,7 @@ class Searcher:
             top = one.query.top + (one.query.like is not None)
             groups.setdefault((one.query.space, one.query.where, top), []).append(place)
         columns = ["id", "modality", "text", "source", *columns_of(view.fields)]
+        notes = self._notes(view, fitted)
         answers: dict[int, Results] = {}
         for (space, where, top), places in groups.items():
             rows_QE = np.stack([asked[place].vector_E for place in places])
@@ -77,7 +78,7 @@ class Searcher:
                     view.version,
                     view.repair if space == "repaired" else "",
                     0.0,
-                    (*asked[place].notes, *self._notes(view, fitted)),
+                    (*asked[place].notes, *notes),
                 )
         seconds = time.perf_counter() - start
         return [_timed(answers[place], seconds) for place in range(len(queries))]
@@ -88,20 +89,19 @@ class Searcher:
         raw = self.embed(list(items.values()), view) if items else np.empty((0, 0), np.float32)
         row_of = dict(zip(items, raw, strict=True))
         like = _likes(view, {query.like for query in queries if query.like is not None})
-        asked: list[Asked] = []
+        vector_of: dict[int, Rows] = {}
+        notes: dict[int, tuple[str, ...]] = {}
         for place, query in enumerate(queries):
-            if query.like is not None:
-                row = like[query.like]
-                asked.append(Asked(query, row["raw" if query.space == "raw" else "vector"], ()))
-                continue
-            modality = items[place].modality
-            if query.space == "raw":
-                asked.append(Asked(query, row_of[place], ()))
-                continue
-            vector_E = self.repaired(row_of[place][None], modality, fitted)[0]
-            asked.append(Asked(query, vector_E, _borrowed(fitted, modality)))
+            column = "raw" if query.space == "raw" else "vector"
+            vector_of[place] = row_of[place] if query.like is None else like[query.like][column]
+        asked = {place: item.modality for place, item in items.items() if queries[place].space != "raw"}
+        for modality in set(asked.values()):
+            places = [place for place, its in asked.items() if its == modality]
+            rows_QE = self.repaired(np.stack([row_of[place] for place in places]), modality, fitted)
+            vector_of.update(zip(places, rows_QE, strict=True))
+            notes.update(dict.fromkeys(places, _borrowed(fitted, modality)))
         self._learn(items, row_of)
-        return asked
+        return [Asked(query, vector_of[place], notes.get(place, ())) for place, query in enumerate(queries)]
 
     def embed(self, items: Sequence[Item], view: View) -> Rows:
         """Raw vectors of queries.

@@ -109,11 +109,13 @@ def _merged(
     top: int,
     margin: float,
 ) -> Best:
-    least = best.score_K[top - 1] if len(best.ids) >= top else -np.inf
-    if len(screen_N) > top:
-        own = np.partition(screen_N, len(screen_N) - top)[len(screen_N) - top] - margin
-        least = max(least, own)
-    near_P = np.flatnonzero(screen_N >= least - margin)
+    near_P = np.arange(len(screen_N))
+    if len(best.ids) >= top:  # after the first blocks few come near: cheaper than to order them all
+        near_P = np.flatnonzero(screen_N >= best.score_K[top - 1] - margin)
+    if len(near_P) > top:
+        near_N = screen_N[near_P]
+        least = np.partition(near_N, len(near_N) - top)[len(near_N) - top]
+        near_P = near_P[near_N >= least - 2 * margin]
     if not len(near_P):
         return best
     score_P = scores(query_D, block.unit_ND[near_P])
