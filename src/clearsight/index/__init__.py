@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clearsight.index.index import Index
-    from clearsight.index.nouns import Added, Hit, Query, Results, Searchable, Writable
+    from clearsight.index.nouns import Added, Hit, Query, Results
     from clearsight.index.places import find_index
 
-__all__ = ["Added", "Hit", "Index", "Query", "Results", "Searchable", "Writable", "find_index"]
+__all__ = ["Added", "Hit", "Index", "Query", "Results", "find_index"]
 
 _HOMES = {
     "Index": "index",
     "find_index": "places",
-    **dict.fromkeys(("Added", "Hit", "Query", "Results", "Searchable", "Writable"), "nouns"),
+    **dict.fromkeys(("Added", "Hit", "Query", "Results"), "nouns"),
 }
 
 

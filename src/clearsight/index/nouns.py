@@ -5,12 +5,12 @@ Legend of shapes: N rows, K hits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from clearsight.store.door import Space
-from clearsight.types import ImageSource, Item
+from clearsight.types import ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,55 +80,3 @@ class Added:
     changed: int = 0
     same: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
-
-
-class Searchable(Protocol):
-    """What the server and the page need of an index; `clearsight.index.Index` is one."""
-
-    def search_many(self, queries: Sequence[Query]) -> list[Results]:
-        """Answers to several questions, embedded in one batch."""
-        ...
-
-    def thumbnail(self, item_id: str) -> bytes | None:
-        """A small JPEG of an item; None where it has no picture.
-
-        Raises:
-            DataError: no such item.
-        """
-        ...
-
-    def original(self, item_id: str) -> bytes | None:
-        """The picture as it is in the indexed folder; None where it has none, or the file has gone.
-
-        Raises:
-            DataError: no such item, or its file lies outside the indexed folder.
-        """
-        ...
-
-    def items(self, ids: Sequence[str]) -> list[Hit]:
-        """Items by id, score 0; unknown ones are left out."""
-        ...
-
-    def sample(self, number: int) -> list[Hit]:
-        """Some items, spread evenly over the collection, score 0: the same ones while it stays the same."""
-        ...
-
-    def map(self) -> Mapping[str, Any]:
-        """Places of the items on a plane: ids (N), xy_N2 float32 in -1..1, modality (N), for both spaces;
-        computed once for a version, kept beside the index."""
-        ...
-
-    def info(self) -> Mapping[str, Any]:
-        """Everything `clearsight index info` shows: rows by modality, model, prompt, repair and its measured
-        geometry before and after, store, recall, drift of either side."""
-        ...
-
-
-class Writable(Searchable, Protocol):
-    """An index that can change."""
-
-    def add(self, items: Iterable[Item], *, metadata: Mapping[str, Mapping[str, Any]] | None = None) -> Added:
-        """Embed and keep items; what is there with the same content is left alone."""
-        ...
-
-    def delete(self, ids: Sequence[str]) -> int: ...
