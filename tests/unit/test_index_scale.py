@@ -27,6 +27,7 @@ from clearsight.index.scale_sources import (
 from clearsight.index.scale_stages import Chosen, Columns
 from clearsight.jobs.index import IndexConfig
 from clearsight.jobs.index import index as run
+from clearsight.store import lance_index
 from clearsight.store.lance import LanceStore
 from clearsight.store.lance_append import Destination, add_metadata, append_files
 
@@ -55,10 +56,14 @@ def write(to: Destination, given: pa.Table) -> list[str]:
     return [json.dumps(one.to_json()) for one in write_fragments(kept, to.uri, schema=kept.schema)]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LanceStore:
+@pytest.fixture(params=[False, True], ids=["unindexed", "indexed"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> LanceStore:
     store = LanceStore.open(str(tmp_path / "items.lance"), D, create=True)
     store.add(rows(["a", "b", "c"]))
+    if request.param:
+        with store._written() as dataset:
+            for column in lance_index.NAMES:
+                lance_index._sorted(dataset, column, 0)
     return store
 
 

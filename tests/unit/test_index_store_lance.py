@@ -117,6 +117,52 @@ def test_from_how_many_rows_an_index_is_built(tmp_path, monkeypatch):
     assert store.build()["index"]["vector"]["trained_rows"] == 700
 
 
+def test_rows_are_found_by_name_without_reading_all(tmp_path):
+    store = open_store(str(tmp_path / "items.lance"), 8, create=True)
+    ids = [f"{i * 7919 % 2000}" for i in range(2000)]
+    store.add(rows(ids, clusters(2000, 8)))
+
+    def plan(column):
+        return store.view().dataset.scanner(["id"], filter=f"{column} in ('7', '8')").explain_plan()
+
+    assert not any("ScalarIndexQuery" in plan(column) for column in ("id", "key"))
+    store.build(force=True)
+    assert all("ScalarIndexQuery" in plan(column) for column in ("id", "key"))
+    version = store.view().version
+    store.build(force=True)
+    assert store.view().version == version, "nothing was new"
+    store.delete(ids[3:5])
+    store.add(rows(["new", ids[0]], clusters(2, 8)))
+    view, asked = store.view(), ["new", *ids[:6]]
+    assert view.rows == 2000 - 2 + 1
+    for named in ({"ids": asked}, {"keys": asked}):
+        found = [name for batch in view.read(["id"], **named) for name in batch.column("id").to_pylist()]
+        assert sorted(found) == sorted({*asked} - {*ids[3:5]})
+
+
+def test_filters_of_ids_do_not_depend_on_an_index(tmp_path):
+    from hypothesis import given
+
+    from small.filters import TEXTS, evaluate, filters, written
+
+    ids = [f"{text}{n}" for n in range(40) for text in TEXTS if text or n]
+    store = open_store(str(tmp_path / "items.lance"), 8, create=True)
+    store.add(rows(ids[:400], clusters(400, 8)))
+    store.build(force=True)
+    store.add(rows(ids[400:], clusters(len(ids) - 400, 8)))
+    view = store.view()
+    assert {"id_idx", "key_idx"} <= {index.name for index in view.dataset.describe_indices()}
+
+    @settings(max_examples=60, deadline=None)
+    @given(filters({"id": (pa.string(), [*ids[:3], *ids[-3:], *TEXTS, "Bern1", "100%"])}))
+    def holds(node):
+        where = parse_where(written(node), view.fields)
+        found = [one for batch in view.read(["id"], where=where) for one in batch.column("id").to_pylist()]
+        assert sorted(found) == sorted(name for name in ids if evaluate(node, {"id": name}) is True)
+
+    holds()
+
+
 def test_many_small_adds_leave_few_files(tmp_path, monkeypatch):
     monkeypatch.setattr(lance_store, "SMALL_FILES", 8)
     monkeypatch.setattr(lance_store, "FULL_FILE_ROWS", 60)
@@ -339,17 +385,33 @@ class AsADictionary(RuleBasedStateMachine):
             assert {
                 row["id"]: (row.get("meta_n"), row["raw"][0], round(row["vector"][3], 6)) for row in found
             } == expected
+            for named in ({"ids": ["a", "é", "o'c"]}, {"keys": ["a", "é", "o'c"]}):
+                some = [
+                    name for batch in view.read(["id"], **named) for name in batch.column("id").to_pylist()
+                ]
+                assert sorted(some) == sorted({"a", "é", "o'c"} & expected.keys())
             hits = view.search(np.ones((1, 4), np.float32), 3)[0]
             assert names(hits) == sorted(expected)[:3]
 
 
-@pytest.mark.parametrize("kind", ["memory", "lance"])
+class Indexed(AsADictionary):
+    """Rows are found by indexes of their names, some of which know all rows and some do not."""
+
+    @rule(most=st.integers(0, 3))
+    def build(self, most):
+        with self.store._written() as dataset:
+            for column in lance_index.NAMES:
+                lance_index._sorted(dataset, column, most)
+
+
+@pytest.mark.parametrize("kind", ["memory", "lance", "indexed"])
 def test_as_a_dictionary(kind, tmp_path, monkeypatch):
     from hypothesis.stateful import run_state_machine_as_test
 
     monkeypatch.setattr(lance_store, "SMALL_FILES", 3)
-    places = {"memory": "memory:stateful-", "lance": str(tmp_path / "items.lance")}
-    machine = type(f"{kind}_machine", (AsADictionary,), {"address": places[kind]})
+    base = Indexed if kind == "indexed" else AsADictionary
+    address = "memory:stateful-" if kind == "memory" else str(tmp_path / "items.lance")
+    machine = type(f"{kind}_machine", (base,), {"address": address})
     patient = settings(
         max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
     )

@@ -30,6 +30,10 @@ LEAST_ROWS = 256
 GROWN = 2
 """An index is trained again when the rows have grown by this factor; until then new rows are added to it."""
 ROWS_A_PARTITION = 4096
+MOST_BESIDE = 4096
+"""An index is not extended for fewer new rows (or a fiftieth of all): a search compares those one by one."""
+NAMES = ("id", "key")
+"""Columns by which rows are read, replaced and deleted; without an index all rows are read for it."""
 SAMPLE = 200
 TOP = 10
 WANTED_RECALL = 0.98
@@ -44,28 +48,54 @@ def create_here(dataset: Any, column: str, kind: str, name: str, partitions: int
     dataset.create_index(column, kind, name=name, metric="cosine", num_partitions=partitions, replace=True)
 
 
+def _segments(dataset: Any, name: str) -> list[Any]:
+    return [part for index in dataset.describe_indices() if index.name == name for part in index.segments]
+
+
+def _beside(dataset: Any, segments: Sequence[Any]) -> int:
+    """How many rows the segments of an index do not know."""
+    covered = {number for segment in segments for number in segment.fragment_ids}
+    return sum(one.count_rows() for one in dataset.get_fragments() if one.fragment_id not in covered)
+
+
 def build_indexes(place: Place, dataset: Any, *, force: bool, create: Create = create_here) -> None:
-    """Build or extend the indexes of both vectors, and note what they reach."""
+    """Build or extend the indexes of names and of both vectors; note what the latter reach."""
     rows = dataset.count_rows()
     if rows < (LEAST_ROWS if force else INDEX_ROWS):
         return
     notes = json.loads(config_of(dataset).get(INDEX_NOTE, "{}"))
+    version, most = dataset.version, 0 if force else min(MOST_BESIDE, rows // 50)
+    for column in NAMES:
+        _sorted(dataset, column, most)
     columns = ("raw", Layout(dataset.schema).stored("vector"))
-    made = {column: _built(dataset, column, rows, notes.get(column), create) for column in columns}
+    made = {column: _built(dataset, column, notes.get(column), create, most) for column in columns}
+    if made == notes and dataset.version == version:
+        return
     place.sync_index()
     if made != notes:
         dataset.update_config({INDEX_NOTE: json.dumps(made)})
     place.sync_commit(dataset.version)
 
 
-def _built(
-    dataset: Any, column: str, rows: int, note: dict[str, Any] | None, create: Create
-) -> dict[str, Any]:
+def _sorted(dataset: Any, column: str, most: int) -> None:
+    """Build the index that finds rows by one of their names; extend it where it lacks more than `most`."""
     name = f"{column}_idx"
+    known = _segments(dataset, name)
+    if not known:
+        dataset.create_scalar_index(column, "BTREE", name=name)
+    elif _beside(dataset, known) > most:
+        dataset.optimize.optimize_indices(index_names=[name])
+
+
+def _built(
+    dataset: Any, column: str, note: dict[str, Any] | None, create: Create, most: int
+) -> dict[str, Any]:
+    """The note of an index, which is built, or extended where it lacks more than `most` rows."""
+    name, rows = f"{column}_idx", dataset.count_rows()
     began = time.monotonic()
-    known = [part for index in dataset.describe_indices() if index.name == name for part in index.segments]
+    known = _segments(dataset, name)
     if note is not None and known and rows < GROWN * note["trained_rows"]:
-        if _all_rows(dataset, known) and note["rows"] == rows:
+        if _beside(dataset, known) <= most:
             return note
         dataset.optimize.optimize_indices(index_names=[name])
         trained = int(note["trained_rows"])
@@ -89,11 +119,6 @@ def _built(
 
 def _kind(dataset: Any, column: str) -> str:
     return "IVF_SQ" if dataset.schema.field(column).type.list_size % 8 else "IVF_RQ"
-
-
-def _all_rows(dataset: Any, segments: Sequence[Any]) -> bool:
-    covered = {number for segment in segments for number in segment.fragment_ids}
-    return all(fragment.fragment_id in covered for fragment in dataset.get_fragments())
 
 
 def _measured(dataset: Any, column: str, partitions: int) -> tuple[int, float]:
