@@ -80,11 +80,12 @@ def held(what: str = "VmRSS") -> int:
 def build(way: Way, folder: Path, space: str) -> dict[str, Any]:
     for module in way.imports:
         importlib.import_module(module)
-    before = held()
+    before, used = held(), time.process_time()
     assert way.build is not None
     seconds = way.build(folder, space)
     return {
         "seconds": {name: round(one, 2) for name, one in seconds.items()},
+        "cpu": round(time.process_time() - used, 1),
         "bytes": held("VmHWM") - before,
     }
 
