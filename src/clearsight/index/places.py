@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 from clearsight.errors import DataError
-from clearsight.index.settings import Settings
+from clearsight.index.settings import FILE, Settings
 from clearsight.store.lock import writer_lock
 
 OWN_FOLDER = ".clearsight"
 """Where the index of a folder lies in it, unless told."""
+ROWS = "items.lance"
+"""The store in an index's folder."""
+_OWN = {".writer", ROWS, "captions.jsonl", "facts.json", "map", "queries", "repairs"}
 SOON = 2.0
 """Seconds that long work waits for another writer."""
 
@@ -24,38 +27,50 @@ def find_index(folder: str | os.PathLike[str]) -> Path:
     """
     place = Path(folder)
     for one in (place, place / OWN_FOLDER):
-        if (one / "index.json").is_file():
+        if (one / FILE).is_file():
             return one
     raise DataError("There is no index here.", where=str(place), do="Make one: clearsight index PHOTOS/.")
 
 
 def address_of(settings: Settings, folder: Path) -> str:
     """Of the store: in the index's folder, unless told."""
-    return str(folder / "items.lance") if settings.address is None else settings.address
+    return str(folder / ROWS) if settings.address is None else settings.address
 
 
 def make_room(place: Path, *, overwrite: bool) -> None:
-    """Make the folder of a new index; an index that lies there goes, where that is allowed.
+    """Make the folder of a new index; an index that lies there goes, where that is allowed, and so does what
+    is left of one that was killed before it was one, or while it was removed. Rows go with `overwrite` alone.
 
     Raises:
         DataError: other things lie there, an index without `overwrite`, or the folder cannot be made.
     """
-    if place.exists() and (not place.is_dir() or ((rest := os.listdir(place)) and "index.json" not in rest)):
+    if place.exists() and (not place.is_dir() or not (_is_index(place) or all(map(_own, os.listdir(place))))):
         raise DataError("The folder holds other things.", where=str(place), do="Give a new or empty folder.")
-    if (place / "index.json").exists():
-        if not overwrite:
-            raise DataError(
-                "There is an index already.", where=str(place), do="Open it, or give --overwrite."
-            )
-        with writer_lock(place, wait=SOON):
-            (place / "index.json").unlink()  # first: what is half removed is no index
-            for one in place.iterdir():
-                if one.is_dir():
-                    shutil.rmtree(one)
-                elif one.name != ".writer":
-                    one.unlink()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         what = f"The folder cannot be made ({fault.strerror})."
         raise DataError(what, where=str(place), do="Check the path and its permissions.") from fault
+    with writer_lock(place, wait=SOON):
+        if _is_index(place):
+            if not overwrite:
+                raise DataError(
+                    "There is an index already.", where=str(place), do="Open it, or give --overwrite."
+                )
+            (place / FILE).unlink()  # first: what is half removed is no index
+        for one in place.iterdir():
+            if one.name == ROWS and not overwrite:
+                continue
+            if one.is_dir():
+                shutil.rmtree(one)
+            elif one.name != ".writer":
+                one.unlink()
+
+
+def _is_index(place: Path) -> bool:
+    return (place / FILE).exists()
+
+
+def _own(name: str) -> bool:
+    """Whether an index writes a file or folder of that name."""
+    return name in _OWN or (name.startswith(".") and name.endswith(".tmp"))
