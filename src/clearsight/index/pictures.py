@@ -22,7 +22,7 @@ def thumbnail_of(image: ImageSource, *, item_id: str) -> bytes:
     small = open_image(image, item_id=item_id, at_least=2 * SIDE)
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY)
+    small.save(file, "JPEG", quality=QUALITY, subsampling=0)  # thin coloured lines stay what they are
     return file.getvalue()
 
 
