@@ -66,6 +66,31 @@ def test_the_approximate_index(server, monkeypatch, width, kind):
     assert names(store.view().search(np.ones((1, 3), np.float32), 2)[0]) == ["i000", "i001"]
 
 
+def test_recall_is_measured_again_when_many_rows_are_new(server, monkeypatch):
+    monkeypatch.setattr(postgres, "SAMPLE", 5)
+    monkeypatch.setattr(postgres, "INDEX_ROWS", 100)
+    measured, real = [], postgres.PostgresStore._measured
+
+    def noted(self, column, note):
+        measured.append(column)
+        return real(self, column, note)
+
+    monkeypatch.setattr(postgres.PostgresStore, "_measured", noted)
+    store = open_store(f"{server}#measured", 4, create=True)
+    random = np.random.default_rng(0)
+    store.add(rows([f"{i}" for i in range(150)], random.normal(size=(150, 4))))
+    store.build()
+    assert sorted(measured) == ["raw", "vector"]
+    store.add(rows(["new", "0"], random.normal(size=(2, 4))))
+    assert store.build()["index"]["vector"]["rows"] == 150
+    assert len(measured) == 2
+    store.add(rows([f"new {i}" for i in range(5)], random.normal(size=(5, 4))))
+    assert store.build()["index"]["vector"]["rows"] == 156
+    store.rewrite("1", lambda batch: np.ones((len(batch), 3), np.float32))
+    assert set(store.build()["index"]) == {"raw", "vector"}
+    assert len(measured) == 6
+
+
 def test_vectors_too_wide_for_an_index_are_compared_one_by_one(server):
     store = open_store(f"{server}#wide", 4001, create=True)
     store.add(rows(["a", "b"], np.eye(2, 4001)))

@@ -147,8 +147,8 @@ class VectorStore(Protocol):
         ...
 
     def build(self, *, force: bool = False) -> Mapping[str, Any]:
-        """Build or extend the approximate index where there are rows enough for one (`force`: always), and
-        measure its recall. Returns its facts."""
+        """Build the approximate index where there are rows enough for one, extend it where it lacks many
+        (`force`: always), and measure its recall. Returns its facts."""
         ...
 
 

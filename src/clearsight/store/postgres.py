@@ -117,7 +117,7 @@ class PostgresStore:
 
     def build(self, *, force: bool = False) -> Mapping[str, Any]:
         view = self.view()
-        if view.rows and (force or view.rows >= INDEX_ROWS):
+        if view.rows and (force or (view.rows >= INDEX_ROWS and _due(view))):
             with self._written() as (connection, state):
                 widths = {"raw": state.width, state.column: state.vector_width}
                 notes = {column: self._index(connection, column, width) for column, width in widths.items()}
@@ -260,6 +260,15 @@ class PostgresStore:
             if recall >= WANTED_RECALL:
                 break
         return {**note, "rows": view.rows, "recall@10": round(recall, 4)}
+
+
+def _due(view: PostgresView) -> bool:
+    """Whether a vector has no index, or its recall was measured on other than about these rows."""
+    notes = [view.state.notes.get(column) for column in ("raw", view.state.column)]
+    return any(
+        note is None or (note["kind"] and abs(view.rows - note.get("rows", 0)) > view.rows // 50)
+        for note in notes
+    )
 
 
 def _others(found: Any, own: str) -> set[str]:
