@@ -1,12 +1,16 @@
 """Items, tasks and vectors from people's own files and from benchmarks."""
 
-from clearsight.data.content import content_key
-from clearsight.data.images import open_image
-from clearsight.data.own_tasks import load_vector_task
-from clearsight.data.records import LoadedItems, load_items
-from clearsight.data.sources import TASK_SOURCES, TaskOptions, TaskSource, load_task, task_sources
-from clearsight.data.tables import Skipped
-from clearsight.data.vectors import load_vectors, save_vectors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clearsight.data.content import content_key
+    from clearsight.data.images import open_image
+    from clearsight.data.own_tasks import load_vector_task
+    from clearsight.data.records import LoadedItems, load_items
+    from clearsight.data.sources import TASK_SOURCES, TaskOptions, TaskSource, load_task, task_sources
+    from clearsight.data.tables import Skipped
+    from clearsight.data.vectors import load_vectors, save_vectors
 
 __all__ = [
     "TASK_SOURCES",
@@ -23,3 +27,20 @@ __all__ = [
     "save_vectors",
     "task_sources",
 ]
+
+_HOMES = {
+    "content_key": "content",
+    "open_image": "images",
+    "load_vector_task": "own_tasks",
+    "Skipped": "tables",
+    **dict.fromkeys(("LoadedItems", "load_items"), "records"),
+    **dict.fromkeys(("TASK_SOURCES", "TaskOptions", "TaskSource", "load_task", "task_sources"), "sources"),
+    **dict.fromkeys(("load_vectors", "save_vectors"), "vectors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are loaded when they are asked for: a search needs no benchmarks."""
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"clearsight.data.{_HOMES[name]}"), name)
