@@ -18,12 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from clearsight.data import world
 from clearsight.data.images import open_image
 from clearsight.index import Index
+from clearsight.sae import SparseAutoencoder
+from clearsight.sae.config import SaeConfig
 from clearsight.serve.app import create_app
 from clearsight.serve.service import Service
 
@@ -75,6 +78,17 @@ _kept: Any = None
 def tiny_service() -> Service:
     """That index with the shipped model, loaded."""
     return Service(Index.open(collection()))
+
+
+def autoencoder(width: int, concepts: int = 24) -> SparseAutoencoder:
+    """Random concepts."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "encoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
+        "decoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
+        "decoder_bias_D": rng.standard_normal(width).astype(np.float32),
+    }
+    return SparseAutoencoder(SaeConfig(width=width, concepts=concepts, k=8), weights)
 
 
 @contextmanager

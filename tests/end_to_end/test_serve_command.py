@@ -12,15 +12,19 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clearsight.cli import main
-from clearsight.errors import UsageError
+from clearsight.errors import DataError, UsageError
+from clearsight.formats import save_sae
 from clearsight.index import Index, Query
-from clearsight.jobs.serve import ServeConfig, _listen, _warn, serve
+from clearsight.index.places import find_index
+from clearsight.jobs.serve import ServeConfig, _listen, _loader, _warn, serve
 from clearsight.jobs.serve_world import world_index
 from clearsight.jobs.ui import Quiet
-from serving import ROWS, collection, running
+from serving import ROWS, autoencoder, collection, running, served
 
 
 class Notes(Quiet):
@@ -99,6 +103,7 @@ def test_the_drawn_world_goes_on_where_it_was_interrupted(
     notes = Notes()
     folder = world_index(notes, scenes=24)
     assert notes.said
+    assert folder.parent.name == "drawn-world"
     with Index.open(folder) as index:
         facts = index.info()
         assert facts["modalities"] == {"image": 24, "text": 24}
@@ -128,6 +133,24 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     assert main(["serve", str(collection()), "--port", "0", "--model", str(tmp_path)]) == 4
+
+
+def test_explanations_are_offered_with_the_names_of_a_diagnosis(tmp_path: Path) -> None:
+    with Index.open(collection()) as index:
+        width = index.settings.width
+    folder = tmp_path / "autoencoders" / "tiny"
+    save_sae(autoencoder(width), folder)
+    (tmp_path / "tables").mkdir()
+    table = pa.table({"concept": [0, 1], "name": ["red things", "rings"], "modality_score": [0.1, 0.9]})
+    pq.write_table(table, tmp_path / "tables" / "tiny-concepts.parquet")
+    service = _loader(ServeConfig(explain=folder), find_index(collection()))()
+    assert "red things" in service.concepts[0]
+    with served(lambda: service) as client:
+        assert client.get("/info").json()["offers"]["explain"] is True
+
+    save_sae(autoencoder(width + 1), tmp_path / "other")
+    with pytest.raises(DataError, match="width"):
+        _loader(ServeConfig(explain=tmp_path / "other"), find_index(collection()))()
 
 
 def test_small_answers_are_sent_at_once() -> None:

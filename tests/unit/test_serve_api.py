@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,9 @@ from fastapi.testclient import TestClient
 from clearsight import Encoder, Item
 from clearsight.index import Index
 from clearsight.rerank import Reranker
-from clearsight.sae import SparseAutoencoder
-from clearsight.sae.config import SaeConfig
+from clearsight.serve.items import _update
 from clearsight.serve.service import Service
-from serving import ODD, PICTURES, ROWS, collection, data_url, png, served, tiny_service
+from serving import ODD, PICTURES, ROWS, autoencoder, collection, data_url, png, served, tiny_service
 
 
 @pytest.fixture(scope="module")
@@ -302,16 +303,6 @@ def test_search_refusals(client: TestClient, body: dict[str, Any], status: int, 
     assert set(answer.json()) == {"what", "where", "do", "id"}
 
 
-def autoencoder(width: int, concepts: int = 24) -> SparseAutoencoder:
-    rng = np.random.default_rng(0)
-    weights = {
-        "encoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
-        "decoder_CD": rng.standard_normal((concepts, width)).astype(np.float32),
-        "decoder_bias_D": rng.standard_normal(width).astype(np.float32),
-    }
-    return SparseAutoencoder(SaeConfig(width=width, concepts=concepts, k=8), weights)
-
-
 def test_matches_are_explained_where_there_is_an_autoencoder(service: Service) -> None:
     explaining = Service(
         Index.open(collection(), encoder=service.index.encoder), sae=autoencoder(service.width)
@@ -366,6 +357,8 @@ def test_map(client: TestClient) -> None:
 def test_info_says_no_places(client: TestClient) -> None:
     answer = client.get("/info")
     info = answer.json()
+    assert info["offers"]["explain"] is False
+    assert info["index"]["update"] == f"clearsight index {collection().name}"
     assert (info["rows"], info["model"], info["offers"]["rerank"]) == (ROWS, "tiny", True)
     assert info["modalities"] == {"image": PICTURES + 1, "text": PICTURES}
     assert {"name": "year", "type": "number"} in info["fields"]
@@ -373,6 +366,24 @@ def test_info_says_no_places(client: TestClient) -> None:
     assert info["limits"]["inputs"] == 512
     assert str(collection().parent) not in answer.text
     assert client.get("/health").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("items", "place", "command"),
+    [
+        ("my photos", "my photos/.clearsight", "clearsight index 'my photos'"),
+        ("photos", "elsewhere/made", "clearsight index photos --out made"),
+        ("photos/rows.jsonl", "index", "clearsight index rows.jsonl --out index"),
+        (None, "index", None),
+    ],
+)
+def test_the_command_that_updates_an_index_is_told_without_places(
+    tmp_path: Path, items: str | None, place: str, command: str | None
+) -> None:
+    folder = tmp_path / place
+    lies = None if items is None else tmp_path / items
+    index = SimpleNamespace(folder=folder, settings=SimpleNamespace(place_of_items=lambda _: lies))
+    assert _update(index) == command  # type: ignore[arg-type]
 
 
 def test_metrics_count_requests_and_batches(client: TestClient) -> None:

@@ -85,11 +85,8 @@ def shares(query: Rebuilt, hit: Rebuilt) -> dict[int, float]:
     return parts
 
 
-def explained(
-    index: Index, results: Results, sae: SparseAutoencoder, names: Mapping[int, str], most: int
-) -> Results:
-    """See `Index.explain`: the concepts that query and hit share, the largest part of the score first.
-
+def need_width(index: Index, sae: SparseAutoencoder) -> None:
+    """
     Raises:
         DataError: an autoencoder of another width.
     """
@@ -100,6 +97,17 @@ def explained(
             where="explain",
             do="Give one that was trained on this index's model.",
         )
+
+
+def explained(
+    index: Index, results: Results, sae: SparseAutoencoder, names: Mapping[int, str], most: int
+) -> Results:
+    """See `Index.explain`: the concepts that query and hit share, the largest part of the score first.
+
+    Raises:
+        DataError: an autoencoder of another width.
+    """
+    need_width(index, sae)
     if not results.hits:
         return results
     view = index.store.view()

@@ -66,7 +66,8 @@ def serve(config: ServeConfig, ui: Ui | None = None) -> ServeResult:
 
     Raises:
         UsageError: the extra is not installed, or the address cannot be listened at.
-        DataError: no index, or a broken one. ModelError: its model cannot be loaded.
+        DataError: no index, a broken one, or an autoencoder that does not fit it.
+        ModelError: its model cannot be loaded.
     """
     ui = ui or Quiet()
     limits = _limits(config)
@@ -127,6 +128,8 @@ def _loader(config: ServeConfig, index: Path) -> Callable[[], Service]:
     def load() -> Service:
         from clearsight.formats import load_sae
         from clearsight.index import Index
+        from clearsight.index.explain import need_width
+        from clearsight.jobs.search import concept_names
         from clearsight.serve.service import Service
 
         opened = Index.open(
@@ -135,8 +138,11 @@ def _loader(config: ServeConfig, index: Path) -> Callable[[], Service]:
             device=config.device,
             trust_remote_code=config.trust_remote_code,
         )
-        sae = None if config.explain is None else load_sae(config.explain)
-        return Service(opened, config.batch, sae)
+        if config.explain is None:
+            return Service(opened, config.batch)
+        sae = load_sae(config.explain)
+        need_width(opened, sae)
+        return Service(opened, config.batch, sae, concept_names(config.explain))
 
     return load
 

@@ -15,7 +15,7 @@ from clearsight.data.indexed import cache_folder
 from clearsight.data.scenes import Scene
 from clearsight.errors import DataError
 from clearsight.files import write_atomic
-from clearsight.jobs.ui import Labelled, Ui
+from clearsight.jobs.ui import Ui
 
 if TYPE_CHECKING:
     from clearsight.types import Item
@@ -24,8 +24,10 @@ SCENES = 400
 """Pictures, and as many texts."""
 UNLABELLED = 200
 """Pictures that the model captions to align itself: enough for scenes of this world, and quick."""
-NAME = "drawn-world-1"
-"""Of the folder in the cache; the number changes with what is drawn."""
+NAME = "drawn-world"
+"""Of the folder, as the page shows it."""
+EDITION = 1
+"""Of what is drawn; the number changes with it."""
 DONE = "ready"
 
 
@@ -39,7 +41,7 @@ def world_index(ui: Ui, *, device: str | None = None, scenes: int = SCENES) -> P
     """
     from clearsight.index import Index
 
-    folder = cache_folder().parent / NAME / str(scenes)
+    folder = cache_folder().parent / f"served-{EDITION}-{scenes}" / NAME
     index = folder / ".clearsight"
     if (index / DONE).exists():
         return index
@@ -50,7 +52,7 @@ def world_index(ui: Ui, *, device: str | None = None, scenes: int = SCENES) -> P
         made = Index.open(index, device=device) if started else _created(Index, index, folder, device)
         with made:
             made.sync(progress=ui.progress)
-            made.refit(progress=Labelled(ui.progress, "captioning for the repair"))
+            made.refit(progress=ui.progress)
         write_atomic(index / DONE, b"")
     except OSError as fault:
         raise DataError(
@@ -76,13 +78,14 @@ def _draw(folder: Path, scenes: int) -> None:
         return
     task = world.text_to_image(2 * scenes)
     rows: list[dict[str, Any]] = []
-    for item in task.candidates[:scenes]:
-        name = f"scenes/{item.id.removeprefix('image-')}.png"
+    for n, item in enumerate(task.candidates[:scenes], 1):
+        name = f"scenes/scene-{n:03}.png"
         (folder / "scenes").mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(_png(item))
         rows.append({"id": name, "image": name, **_facts(world.scene_of(item))})
     rows += [
-        {"id": item.id, "text": item.text, **_facts(world.scene_of(item))} for item in task.queries[scenes:]
+        {"id": f"text-{n:03}", "text": item.text, **_facts(world.scene_of(item))}
+        for n, item in enumerate(task.queries[scenes:], 1)
     ]
     write_atomic(table, "".join(json.dumps(row) + "\n" for row in rows).encode())
 

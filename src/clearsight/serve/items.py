@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from clearsight.errors import DataError, UsageError
 from clearsight.files import to_plain
+from clearsight.index import Index
+from clearsight.index.places import OWN_FOLDER
 from clearsight.serve.faults import RefusedError
 from clearsight.serve.room import Room
 from clearsight.serve.schemas import MOST_ID, Fault, Info, Items, MapAnswer, MetadataField, Offers
@@ -161,7 +165,12 @@ def _info(facts: Mapping[str, Any], service: Service, limits: dict[str, int]) ->
     store = {name: value for name, value in facts["store"].items() if name not in _PLACES}
     told = {name: value for name, value in facts.items() if name not in _PLACES}
     root = service.index.root
-    told |= {"name": "" if root is None else root.name, "model": service.model, "store": store}
+    told |= {
+        "name": "" if root is None else root.name,
+        "model": service.model,
+        "store": store,
+        "update": _update(service.index),
+    }
     kinds = {name: str(kind) for name, kind in facts["metadata"].items()}
     return Info(
         rows=facts["rows"],
@@ -185,6 +194,17 @@ def _info(facts: Mapping[str, Any], service: Service, limits: dict[str, int]) ->
         limits=limits,
         index=told,
     )
+
+
+def _update(index: Index) -> str | None:
+    """The command that brings the index up to date, its places by their last names; None: it was made of
+    items that lie nowhere."""
+    items = index.settings.place_of_items(index.folder)
+    if items is None:
+        return None
+    own = os.path.abspath(index.folder) == os.path.abspath(items / OWN_FOLDER)
+    apart = [] if own else ["--out", index.folder.name]
+    return shlex.join(["clearsight", "index", items.name, *apart])
 
 
 def _type(kind: str) -> str:

@@ -61,7 +61,7 @@ class SearchRequest(Body):
 
 class Why(BaseModel):
     concept: str
-    share: Annotated[float, Field(description="of the score")]
+    share: Annotated[float, Field(description="what it adds to the cosine")]
 
 
 class HitAnswer(BaseModel):
