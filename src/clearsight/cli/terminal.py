@@ -19,6 +19,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+LABEL, LABEL_NARROW = 37, 25
+WIDE = 96
+"""Columns of a terminal in which a bar with a long label fits."""
+
 
 class _Rate(ProgressColumn):
     """Units a second, over the recent past."""
@@ -48,7 +52,8 @@ class Bar:
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task(f"{label:<37}"[:37], total=total)
+        wide = LABEL if self._console.width >= WIDE else LABEL_NARROW
+        self._task = self._progress.add_task(f"{label:<{wide}}"[:wide], total=total)
         self._progress.start()
 
     def advance(self, n: int = 1) -> None:
@@ -76,7 +81,7 @@ class Terminal:
         self.progress = Bar(self.err)
 
     def say(self, text: str) -> None:
-        self.err.print(text, highlight=False)
+        self.err.print(text, highlight=False, soft_wrap=True)  # addresses and commands stay whole
 
     def show(self, renderable: Any) -> None:
         if not self.as_json:

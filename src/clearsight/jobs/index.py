@@ -4,6 +4,7 @@ takes only what is new, changed or gone. `clearsight index info` says what an in
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class IndexConfig:
     columns: Annotated[tuple[str, ...], "names of the tables' columns, such as text=title,image=photo"] = ()
     embed: Annotated[
         Literal["auto", "image", "text", "both"] | None,
-        "of an item with picture and text; auto: the picture (texts are shown, filtered by, reranked with)",
+        "of an item with picture and text; auto: the picture (texts are shown and filtered by)",
     ] = None
     repair: Annotated[
         Literal["auto", "none", "centred", "realign", "self_aligned", "chosen"] | None,
@@ -140,7 +141,8 @@ def index(config: IndexConfig, ui: Ui | None = None) -> IndexResult:
         notes = tuple(opened.info()["notes"])
     for note in notes:
         ui.say(note)
-    ui.say(f'The index is in {opened.folder}; clearsight search "..." --index {config.place}')
+    ui.say(f"The index is in {opened.folder}. Search in it:")
+    ui.say(f'  clearsight search "..." --index {shlex.quote(str(config.place))}')
     return IndexResult(opened.folder, done, opened.store.view().rows, repaired, notes)
 
 
@@ -298,7 +300,10 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in facts.items():
         if name == "geometry":
             before, after = value.get("before", {}), value.get("after", {})
-            flat |= {f"{one}, before -> after": f"{before[one]:.3g} -> {after[one]:.3g}" for one in before}
+            flat |= {
+                f"{one}, before -> after".replace("_", " "): f"{before[one]:.3g} -> {after[one]:.3g}"
+                for one in before
+            }
         elif name == "drift":
             flat |= {
                 f"drift of {one['modality']} ({one['side']})": f"{one['spreads']:.3f} spreads, "
@@ -307,12 +312,24 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
                 for one in value
             }
         elif isinstance(value, Mapping):
-            flat |= {f"{name} {key}": one for key, one in value.items() if one is not None}
+            flat |= {
+                f"{name} {key}".replace("_", " "): _words(one)
+                for key, one in value.items()
+                if one is not None
+            }
         elif name == "notes":
             flat |= {f"note {n}": note for n, note in enumerate(value, 1)}
         elif value is not None:
             flat[name.replace("_", " ")] = value
     return flat
+
+
+def _words(value: Any) -> Any:
+    """Facts within a fact, in a line."""
+    if not isinstance(value, Mapping):
+        return value
+    said = ((name, _words(one), isinstance(one, Mapping)) for name, one in value.items() if one is not None)
+    return ", ".join(f"{name} ({one})" if nested else f"{name} {one}" for name, one, nested in said)
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:

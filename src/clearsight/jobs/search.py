@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +12,13 @@ from clearsight.jobs.ui import Quiet, Ui
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from clearsight.index import Hit, Results
 
 HERE = (Path("."), Path("index"))
+LEAST_SHARE = 0.005
+"""Of a concept that is shown: less reads 0.00."""
 
 
 @dataclass(frozen=True)
@@ -145,51 +147,49 @@ def _place(given: Path | None) -> Path:
 
 
 def table(results: Results) -> Table:
-    """Hits as one reads them: columns that say nothing are left out."""
+    """Hits as one reads them, at any width: below an item's id what it says, what is known of it, and why."""
     from rich.table import Table
 
     hits = results.hits
-    columns: list[tuple[str, Any]] = [("score", lambda hit: f"{hit.score:.3f}")]
-    if any(hit.fine is not None for hit in hits):
-        columns.append(("reranked", lambda hit: "-" if hit.fine is None else f"{hit.fine:.2f}"))
-    columns.append(("id", lambda hit: hit.id))
-    if any(hit.text for hit in hits):
-        columns.append(("text", lambda hit: _short(hit.text or "")))
-    if any(hit.source not in (None, hit.id) for hit in hits):
-        columns.append(("file", lambda hit: hit.source or ""))
-    names = dict.fromkeys(name for hit in hits for name in hit.metadata)
-    columns += [(name, partial(_value, name=name)) for name in names]
-    if any(hit.why for hit in hits):
-        columns.append(("why", _why))
-    shown = Table("rank", *(title for title, _ in columns), box=None, padding=(0, 2, 0, 0))
+    judged = any(hit.fine is not None for hit in hits)
+    shown = Table("rank", "score", *(["reranked"] if judged else []), "item", box=None, padding=(0, 2, 0, 0))
     for rank, hit in enumerate(hits, 1):
-        shown.add_row(str(rank), *(_plain(cell(hit)) for _, cell in columns))
+        fine = [] if not judged else ["-" if hit.fine is None else f"{hit.fine:.2f}"]
+        shown.add_row(str(rank), f"{hit.score:.3f}", *fine, _item(hit))
     return shown
 
 
-def _short(text: str, most: int = 80) -> str:
+def _item(hit: Hit) -> Text:
+    """The id, which `--like` takes, and a line each of what else there is."""
+    from rich.text import Text
+
+    lines = [(_printable(hit.id), "bold")]
+    if hit.text:
+        lines.append((_short(_printable(hit.text)), ""))
+    known = {name: value for name, value in hit.metadata.items() if value is not None}
+    if hit.source not in (None, hit.id):
+        known = {"file": hit.source, **known}
+    if known:
+        lines.append((_printable(", ".join(f"{name}: {value}" for name, value in known.items())), "dim"))
+    why = [f"{_printable(name)} {share:+.2f}" for name, share in hit.why if share >= LEAST_SHARE]
+    if why:
+        lines.append((f"why: {', '.join(why)}", "dim"))
+    return Text("\n").join(Text(line, style) for line, style in lines)
+
+
+def _short(text: str, most: int = 160) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def _plain(cell: str) -> Any:
-    """A cell whose brackets are no markup, and whose control characters do nothing to a terminal."""
-    from rich.text import Text
-
-    return Text("".join(char if char.isprintable() else "�" for char in cell))
-
-
-def _value(hit: Hit, name: str) -> str:
-    return str(hit.metadata.get(name, ""))
-
-
-def _why(hit: Hit) -> str:
-    return ", ".join(f"{name} {share:+.2f}" for name, share in hit.why)
+def _printable(text: str) -> str:
+    """Text whose control characters do nothing to a terminal; ends of lines are spaces."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
 
 
 def concept_names(folder: Path) -> Mapping[int, str]:
-    """Names of concepts, where a diagnosis lies around the autoencoder: of a concept table's column `name`,
-    else its number and whether it speaks of pictures, texts or both.
+    """Names of concepts, where a diagnosis lies around the autoencoder: the number, and the words of the
+    diagnosis, else whether the concept speaks of pictures, texts or both.
     """
     import pyarrow.parquet as pq
 
@@ -197,11 +197,13 @@ def concept_names(folder: Path) -> Mapping[int, str]:
     if not file.is_file():
         return {}
     found = pq.read_table(file).to_pydict()
-    if "name" in found:
-        return {int(n): str(name) for n, name in zip(found["concept"], found["name"], strict=True) if name}
-    scores = found.get("modality_score", [])
-    return {
-        int(n): f"{n} ({'pictures' if score < 0.3 else 'texts' if score > 0.7 else 'both'})"
-        for n, score in zip(found["concept"], scores, strict=True)
+    scores, numbers = found.get("modality_score", []), found["concept"]
+    said = {
+        n: "pictures" if score < 0.3 else "texts" if score > 0.7 else "both"
+        for n, score in zip(numbers, scores, strict=True)
         if score is not None and score == score
     }
+    said |= {
+        n: name for n, name in zip(numbers, found.get("name", [None] * len(numbers)), strict=True) if name
+    }
+    return {int(n): f"{n} ({words})" for n, words in said.items()}
