@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.jobs.diagnosis import overlaps
+from clearsight.jobs.diagnosis import items_of, overlaps
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -51,10 +51,7 @@ def page_of(
 
     first = examined[0]
     task = first.subject.case.task
-    known = {item.id: item for item in (*task.queries, *task.candidates)}
-    # Items of one modality from both sides are named by their side: see `image_text_pairs`.
-    for role, side in (("query", task.queries), ("candidate", task.candidates)):
-        known |= {f"{role} {item.id}": item for item in side}
+    known = items_of(task)
     place: dict[str, int] = {}
     models = tuple(_model(one, place, method) for one in examined)
     images, texts = first.subject.images.ids, first.subject.texts.ids
