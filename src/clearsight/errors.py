@@ -14,12 +14,15 @@ class ClearsightError(Exception):
         what: the fault in one sentence.
         where: the item, file, row or flag that is at fault.
         do: the next step for the user.
+        shown: the place drawn in lines of one width, which a terminal shows as `where`.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, do: str | None = None) -> None:
-        self.what, self.where, self.do = what, where, do
+    def __init__(
+        self, what: str, *, where: str | None = None, do: str | None = None, shown: str | None = None
+    ) -> None:
+        self.what, self.where, self.do, self.shown = what, where, do, shown
         place = f" [{where}]" if where else ""
         advice = f" {do}" if do else ""
         super().__init__(f"{what}{place}{advice}")

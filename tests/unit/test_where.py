@@ -207,6 +207,29 @@ def test_what_is_no_filter_is_said_with_its_place(text, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("year > 1 and yaer > 3", ("year > 1 and yaer > 3", "             ^^^^")),
+        ("year = 1 and 写 = order", ("year = 1 and 写 = order", "             ^^")),  # two columns wide
+        ("写真 = year and text = 1", ("写真 = year and text = 1", "^^^^")),
+        ("year = 1; drop table items", ("year = 1; drop table items", "          ^^^^")),
+        ("year >", ("year >", "     ^")),
+        ("text = 'a", ("text = 'a", "         ^")),
+        ("yaer\n> 3\tand year", ("yaer > 3 and year", "^^^^")),
+        (
+            f"text = '{'a' * 50}' and {'x' * 70}",
+            (f"…{'a' * 26}' and {'x' * 32}…", f"{' ' * 33}{'^' * 32}"),
+        ),
+    ],
+)
+def test_the_place_is_marked_under_the_text(text, lines):
+    with pytest.raises(UsageError) as error:
+        parse_where(text, FIELDS)
+    assert error.value.shown.split("\n") == [*lines]
+    assert "\n" not in (error.value.where or "")
+
+
 def test_names_are_found_without_their_case_where_that_is_clear():
     fields = {"Place": pa.string(), "exif.year": pa.int64()}
     for text in ("place = 'Bern'", "PLACE = 'Bern'", "'Bern' = Place"):

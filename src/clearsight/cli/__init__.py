@@ -169,7 +169,8 @@ def _refused(error: OSError) -> DataError:
 def _fail(error: ClearsightError) -> int:
     sys.stderr.write(f"error: {error.what}\n")
     if error.where:
-        sys.stderr.write(f"  where: {error.where}\n")
+        first, *more = (error.shown or error.where).split("\n")
+        sys.stderr.write("\n         ".join((f"  where: {first}", *more)) + "\n")
     if error.do:
         sys.stderr.write(f"  do: {error.do}\n")
     return error.exit_code

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clearsight.errors import UsageError
 from clearsight.store.door import META
 from clearsight.store.where import DEEPEST, FIELDS, MOST_CHARACTERS, MOST_CONDITIONS
+from clearsight.store.where_mark import marked, one_line
 from clearsight.store.where_nodes import (
     Among,
     And,
@@ -84,20 +85,25 @@ class _Reader:
         return tree
 
     def _unparsed(self, error: Mapping[str, Any]) -> UsageError:
-        found = error.get("highlight")
-        before = str(error.get("start_context") or "")
-        place = f"{before[-30:]}>>>{found}<<<" if found else self.text[-60:]
-        return UsageError(
+        found = str(error.get("highlight") or "")
+        before, after = (str(error.get(name) or "") for name in ("start_context", "end_context"))
+        at = self.text.find(before + found + after) + len(before) if found else len(self.text)
+        return self._refused(
             "The filter cannot be understood.",
-            where=place,
-            do=f"Text goes in 'single quotes', unusual names in \"double quotes\". {EXAMPLE}",
+            f"Text goes in 'single quotes', unusual names in \"double quotes\". {EXAMPLE}",
+            at,
+            at + len(found),
         )
 
     def refuse(self, node: Any, what: str, do: str) -> UsageError:
-        """An error that shows where in the text a node begins."""
-        starts = [part.meta["start"] for part in node.walk() if "start" in part.meta]
-        at = min(starts, default=0)
-        return UsageError(what, where=f"character {at + 1}: {self.text[at : at + 40]}", do=do)
+        """An error that shows where in the text a node stands."""
+        parts = [part.meta for part in node.walk() if "start" in part.meta]
+        at = min((part["start"] for part in parts), default=0)
+        return self._refused(what, do, at, max((part["end"] + 1 for part in parts), default=at))
+
+    def _refused(self, what: str, do: str, at: int, end: int) -> UsageError:
+        place = f"character {at + 1}: {one_line(self.text[at : at + 40])}" if self.text[at:] else "the end"
+        return UsageError(what, where=place, do=do, shown=marked(self.text, at, end))
 
     def condition(self, node: Any, depth: int) -> Node:
         from sqlglot import exp
