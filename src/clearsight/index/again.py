@@ -61,7 +61,12 @@ def _question(index: Index, query: Query) -> Item:
 
 
 def _items(index: Index, ids: list[str]) -> dict[str, Item]:
-    """Items as they were embedded; of pictures the original, else the small one."""
+    """Items as they were embedded; of pictures the original, else the small one.
+
+    A text beside an embedded picture is not shown to the judge. Measured on the shipped model, 300 pictures
+    with captions beside them, 100 queries, 10 hits judged again, hit rate@1 in %: likelihood 98 with the text
+    and 98 without (no more can be reached), p_true 37 with it and 98 without.
+    """
     found: dict[str, Item] = {}
     for batch in index.store.view().read(["id", "modality", "text", "source", "thumbnail"], ids=ids):
         for row in batch.to_pylist():
