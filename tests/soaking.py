@@ -167,7 +167,7 @@ def small_sizes(*, near: bool) -> None:
 
     lance.SMALL_FILES, lance.FULL_FILE_ROWS = 6, 64
     if near:
-        lance_index.INDEX_ROWS = lance_index.LEAST_ROWS = 256
+        lance_index.INDEX_ROWS = lance_index.LEAST_ROWS = 32
 
 
 def writer(folder: Path, journal: Journal, name: str, draw: random.Random) -> Iterator[None]:
@@ -286,9 +286,10 @@ def work(role: str, name: str, folder: Path, seed: int, end: float, near: bool) 
     small_sizes(near=near)
     journal = Journal(folder.parent / f"{name}.journal")
     journal.write(born=time.monotonic_ns())
-    faulthandler.dump_traceback_later(PATIENCE, repeat=True)  # where it waits, should a test fail
     parent = os.getppid()
+    faulthandler.dump_traceback_later(PATIENCE)  # where it waits; of a thread that runs a dump may crash
     for _ in ROLES[role](folder, journal, name, random.Random(seed)):
+        faulthandler.dump_traceback_later(PATIENCE)
         if time.monotonic() > end or os.getppid() != parent:
             return
 
