@@ -137,8 +137,8 @@ class Collection:
         moved = {"side": "query", "modality": "text", "count": 412, "errors": 9.1, "spreads": 0.31}
         stayed = {"side": "candidate", "modality": "image", "count": 900, "errors": 1.1, "spreads": 0.02}
         return {
-            "index": "photos/.clearsight",
-            "items": "holiday photos",
+            "name": "holiday photos",
+            "update": "clearsight index 'holiday photos'",
             "rows": self.n,
             "modalities": kinds,
             "metadata": {"year": "number", "place": "string"},

@@ -113,7 +113,7 @@ def test_back_goes_through_questions_items_and_places(opened: Opener) -> None:
     page.wait_for_selector("h1:has-text('a red ring')")
     assert page.input_value("#words") == "a red ring"
     page.go_back()
-    page.wait_for_selector("h1:has-text('What do you look for?')")
+    page.wait_for_selector("h1:has-text('What are you looking for?')")
     page.go_forward()
     page.wait_for_selector("h1:has-text('a red ring')")
 
@@ -140,7 +140,7 @@ def test_the_whole_state_is_read_from_an_address(opened: Opener, server: SearchS
     card = page.locator(CARDS).first.inner_text()
     assert re.search(r"4\.\d\d · 0\.\d{3}", card)
     assert "rings, concept" in card
-    assert "41%" in card
+    assert "0.41" in card
 
 
 def test_a_filter_names_the_fields_and_its_faults_stand_beside_it(
@@ -210,7 +210,7 @@ def test_switches_ask_for_what_they_say(opened: Opener, server: SearchServer) ->
     page.click("#rerank")
     page.wait_for_selector(f"{CARDS}:has-text('4.50')")
     page.click("#explain")
-    page.wait_for_selector(f"{CARDS}:has-text('41%')")
+    page.wait_for_selector(f"{CARDS}:has-text('0.41')")
     assert server.asked[-1]["explain"]
     assert server.asked[-1]["rerank"]
     page.locator(CARDS).first.click()

@@ -164,7 +164,7 @@ def test_without_webgl_the_rest_works(opened: Opener) -> None:
     page.goto(f"{opened.server.url}?view=map")
     page.wait_for_selector(".notice:has-text('WebGL2')")
     page.click("text=Go to the search")
-    page.wait_for_selector("h1:has-text('What do you look for?')")
+    page.wait_for_selector("h1:has-text('What are you looking for?')")
 
 
 def test_the_state_of_the_index_is_told_in_words(opened: Opener, server: SearchServer) -> None:
@@ -182,7 +182,7 @@ def test_the_state_of_the_index_is_told_in_words(opened: Opener, server: SearchS
         assert said in text, said
     row = page.locator("tr:has-text('Mean cosine')").inner_text().split()
     assert row[-3:] == ["0.931", "0.002", "lower"]
-    assert page.locator("tr:has-text('queries')").inner_text().endswith("yes: refit")
+    assert page.locator("tr:has-text('Queries')").inner_text().endswith("yes: refit")
     page.click("summary")
     assert "0123456789ab" in page.inner_text(".tree")
     server.info["index"] = {}  # a server that tells less

@@ -81,11 +81,26 @@ def _page(document: dict[str, Any]) -> tuple[str, str]:
         loader=jinja2.PackageLoader("clearsight.serve", "templates"), autoescape=True, trim_blocks=True
     )
     style = environment.get_template("reference.css").render()
+    operations = _operations(document)
+    everywhere = _everywhere(operations)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in operations:
+        for status in everywhere:
+            del one["answers"][status]
+        groups.setdefault(one["tag"], []).append(one)
     html = environment.get_template("reference.html").render(
-        api=document, style=style, operations=_operations(document)
+        api=document, style=style, groups=groups, everywhere=everywhere
     )
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return html, POLICY.replace("style-src 'self'", f"style-src 'sha256-{digest}'")
+
+
+def _everywhere(operations: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Status -> what is answered, and when, where it is the same for every operation: said once."""
+    first, *others = (one["answers"] for one in operations)
+    return {
+        status: said for status, said in first.items() if all(other.get(status) == said for other in others)
+    }
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ async function refresh(y = null) {
 
 function tell() {
   const { info } = app;
-  const folder = (info.index?.items ?? info.index?.name)?.split('/').filter(Boolean).pop();
+  const folder = info.index?.name;
   find('#collection').textContent = `${plural(info.rows, 'item', 'items')}${folder ? ` in ${folder}` : ''}`;
   form.begin();
 }

@@ -1,7 +1,7 @@
 // An item as a picture or a quotation, and as a card.
 
 import { thumbnail } from './api.js';
-import { count, fixed, h, icon, ICONS, nameOf, percent } from './dom.js';
+import { conceptOf, count, fixed, h, icon, ICONS, kindOf, nameOf } from './dom.js';
 
 const SMALL = 96;
 const pictured = (hit) => hit.modality !== 'text';
@@ -38,7 +38,7 @@ export function card(hit, place, { href, move = null, why = false }) {
       h('span', { class: 'figures' },
         place !== null && h('span', { class: 'rank', text: count(place + 1) }),
         move && h('span', { class: `move ${move.kind}`, text: move.text }),
-        place === null ? h('span', { text: hit.modality.replace('+', ' and ') }) : scoreOf(hit)),
+        place === null ? h('span', { text: kindOf(hit) }) : scoreOf(hit)),
       h('span', { class: 'called', text: pictured(hit) ? nameOf(hit) : (hit.source ?? hit.id) }),
       why && reason(hit)));
   return link;
@@ -47,7 +47,7 @@ export function card(hit, place, { href, move = null, why = false }) {
 /** The concept that made most of the match. */
 function reason(hit) {
   const [one] = hit.why;
-  return h('span', { class: 'why-one' }, h('span', { text: one ? one.concept : 'no concept stands out' }), one && h('span', { text: percent(one.share) }));
+  return h('span', { class: 'why-one' }, h('span', { text: one ? conceptOf(one) : 'no concept stands out' }), one && h('span', { text: fixed(one.share, 2) }));
 }
 
 /** Lets a card's picture go, so that the browser may forget it. */

@@ -52,10 +52,16 @@ export function bytes(number) {
   return `${unit && size < 10 ? fixed(size, 1) : count(Math.round(size))} ${SIZES[unit]}`;
 }
 
+const KINDS = { image: 'picture', text: 'text', 'image+text': 'picture with text' };
+export const kindOf = (hit) => KINDS[hit.modality] ?? hit.modality;
+
 /** What an item is called: its text, else the name of its file, else its id. */
 export function nameOf(hit) {
   return hit.text?.trim() || hit.source?.split('/').pop() || hit.id;
 }
+
+/** A concept by its words; one that has none beside its number is called so. */
+export const conceptOf = ({ concept }) => (/^\d/.test(concept) ? `Concept ${concept}` : concept);
 
 /** Says a sentence to those who listen rather than look. */
 export function say(sentence) {

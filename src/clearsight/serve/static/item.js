@@ -2,10 +2,11 @@
 
 import * as api from './api.js';
 import { shot } from './cards.js';
-import { count, find, fixed, h, icon, ICONS, nameOf, percent } from './dom.js';
+import { conceptOf, count, find, fixed, h, icon, ICONS, kindOf, nameOf } from './dom.js';
 import { write } from './state.js';
 
 const ALIKE = 8;
+const SEEN = 0.005; // less is 0.00
 
 export class ItemView {
   /** `app`: {state, info, answers, go, leave, step}. */
@@ -121,10 +122,12 @@ export class ItemView {
 }
 
 function whys(hit) {
-  if (!hit.why.length) return null;
-  const most = Math.max(...hit.why.map((one) => Math.abs(one.share)), 1e-9);
+  const shown = hit.why.filter((one) => one.share >= SEEN);
+  if (!shown.length) return null;
+  const most = shown[0].share;
   return [h('h3', { text: 'Concepts that made the match' }),
-    h('ul', { class: 'whys' }, hit.why.map((one) => h('li', {}, h('span', { text: one.concept }), bar(Math.abs(one.share) / most), h('span', { class: 'share', text: percent(one.share) }))))];
+    h('ul', { class: 'whys' }, shown.map((one) => h('li', {}, h('span', { text: conceptOf(one) }), bar(one.share / most), h('span', { class: 'share', text: fixed(one.share, 2) })))),
+    h('p', { class: 'fine', text: 'How much of the cosine each brings; what is small is left out.' })];
 }
 
 function bar(share) {
@@ -141,7 +144,7 @@ function facts(hit, ranked) {
   const rows = [];
   if (ranked) rows.push(['cosine', fixed(hit.score)]);
   if (ranked && hit.fine !== null) rows.push(['reranker', fixed(hit.fine)]);
-  rows.push(['kind', hit.modality.replace('+', ' and ')]);
+  rows.push(['kind', kindOf(hit)]);
   if (hit.source) rows.push(['file', hit.source]);
   rows.push(['id', hit.id]);
   for (const [name, value] of Object.entries(hit.metadata)) if (value !== null) rows.push([name, typeof value === 'object' ? JSON.stringify(value) : String(value)]);

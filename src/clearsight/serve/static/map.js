@@ -9,7 +9,7 @@ import { asks, write } from './state.js';
 import { titleOf } from './results.js';
 
 const KINDS = ['image', 'text', 'image+text'];
-const NAMES = ['images', 'texts', 'images with text'];
+const NAMES = ['pictures', 'texts', 'pictures with text'];
 const MOVE = 900; // milliseconds from one space to the other
 const LISTED = 50;
 const LIT = 60;

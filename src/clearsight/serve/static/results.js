@@ -72,7 +72,7 @@ export class Results {
     if (this.shown === 'begin') return;
     const { info } = this.app;
     const head = h('div', { class: 'begin' },
-      h('h1', { text: 'What do you look for?' }),
+      h('h1', { text: 'What are you looking for?' }),
       h('p', {}, info.offers.image
         ? 'Type words, drop a picture anywhere on this page, paste one, or do both: the picture and what should be different.'
         : 'Type words. The model of this index reads no pictures in a search.'));
@@ -152,7 +152,7 @@ export class Results {
   stand(answer) {
     const [first] = answer.lists;
     const parts = [`${plural(first.rows, 'item', 'items')} searched in ${duration(first.seconds)}`];
-    parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repair ${nameOfRepair(first.repair, this.app.info)}` : 'no repair');
+    parts.push(first.space === 'raw' ? 'before repair' : first.repair ? `repair: ${nameOfRepair(first.repair, this.app.info)}` : 'no repair');
     return parts.join(', ');
   }
 

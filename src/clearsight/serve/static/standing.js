@@ -3,6 +3,8 @@
 import { bytes, count, fixed, h, percent, plural } from './dom.js';
 import { empty } from './notices.js';
 
+const NAMES = { image: ['picture', 'pictures'], text: ['text', 'texts'], 'image+text': ['picture with text', 'pictures with text'] };
+
 const REPAIRS = {
   none: ['No repair', 'Vectors are searched as the model gives them.'],
   centred: ['Centred', 'The mean of each modality is subtracted, so that the direction all items share no longer hides what tells them apart. No labels, no training.'],
@@ -13,7 +15,7 @@ const REPAIRS = {
 /** A repair by its kind where that is known: names are numbers. */
 export function nameOfRepair(name, info) {
   const kind = info.repair === name && info.index?.repaired?.in_force;
-  return kind && REPAIRS[kind] ? `${kind === 'realign' ? 'ReAlign' : REPAIRS[kind][0].toLowerCase()} ${name}` : name;
+  return kind && REPAIRS[kind] ? (kind === 'realign' ? 'ReAlign' : REPAIRS[kind][0].toLowerCase()) : name;
 }
 
 /** name -> [label, what it says, which way is better]. */
@@ -40,7 +42,8 @@ export class IndexView {
     this.root.replaceChildren(h('div', { class: 'state' },
       h('h1', { text: 'The index and its repair' }),
       h('p', { class: 'prose', text: made(info, facts) }),
-      notes(facts), tiles(info, facts), repair(info, facts), geometry(facts), drift(facts), approximate(facts), refit(facts),
+      notes(facts), tiles(info, facts),
+      h('div', { class: 'parts' }, [repair(info, facts), geometry(facts), drift(facts), approximate(facts), refit(facts)].map((part) => part && h('section', {}, part))),
       h('details', {}, h('summary', { text: 'Everything that is known of it' }), tree(facts)),
       h('p', { class: 'prose' }, 'Programs can ask the same questions: ', h('a', { href: 'docs', text: 'the API' }), '. This page asks only the server it came from.')));
   }
@@ -48,15 +51,14 @@ export class IndexView {
 
 function made(info, facts) {
   const said = [facts.prompt && `prompt ${facts.prompt}`, facts.pooling && `${facts.pooling} pooling`, facts.width && `${count(facts.width)} numbers each`].filter(Boolean);
-  const place = facts.items ?? facts.name ? ` in ${facts.items ?? facts.name}` : '';
+  const place = facts.name ? ` in ${facts.name}` : '';
   return `${plural(info.rows, 'item', 'items')}${place}, embedded by ${info.model}${said.length ? ` (${said.join(', ')})` : ''}.`;
 }
 
 const notes = (facts) => (facts.notes?.length ? h('ul', { class: 'notices', 'aria-label': 'To be seen to' }, facts.notes.map((note) => h('li', { text: note }))) : null);
 
 function tiles(info, facts) {
-  const named = { image: ['picture', 'pictures'], text: ['text', 'texts'], 'image+text': ['picture with text', 'pictures with text'] };
-  const shown = Object.entries(info.modalities).filter(([, number]) => number).map(([kind, number]) => [count(number), (named[kind] ?? [kind, kind])[number === 1 ? 0 : 1]]);
+  const shown = Object.entries(info.modalities).filter(([, number]) => number).map(([kind, number]) => [count(number), NAMES[kind][number === 1 ? 0 : 1]]);
   if (facts.store?.bytes) shown.push([bytes(facts.store.bytes), 'on disk']);
   return h('ul', { class: 'tiles' }, shown.map(([value, label]) => h('li', {}, h('b', { text: value }), h('span', { text: label }))));
 }
@@ -68,7 +70,7 @@ function repair(info, facts) {
   const from = [];
   if (on.pairs) from.push(`${plural(on.pairs, 'picture', 'pictures')} that the model captioned`);
   const rows = Object.entries(on.rows ?? {}).filter(([, number]) => number);
-  if (rows.length) from.push(`the vectors of the collection (${rows.map(([kind, number]) => `${kind} ${count(number)}`).join(', ')})`);
+  if (rows.length) from.push(`the vectors of the collection (${rows.map(([kind, number]) => plural(number, ...NAMES[kind])).join(', ')})`);
   return [h('h2', { text: `Repair: ${name}` }), h('p', { class: 'prose', text: words }),
     from.length && info.repair ? h('p', { class: 'prose', text: `It was fitted from ${from.join(', and centred on ')}.` }) : null,
     on.held_out ? h('p', { class: 'prose', text: `Chosen by how well held-out pictures and captions find each other (mean reciprocal rank): ${Object.entries(on.held_out).map(([kind, value]) => `${kind.replace('_', '-')} ${fixed(value)}`).join(', ')}.` }) : null,
@@ -98,8 +100,8 @@ function drift(facts) {
   return [h('h2', { text: 'Drift' }),
     h('p', { class: 'prose', text: `How far today's vectors lie from those that the repair was fitted on, in units of their spread. ${learning}` }),
     h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Drift of each side' }, h('table', {},
-      h('thead', {}, h('tr', {}, ['Side', 'Modality'].map((text) => h('th', { scope: 'col', text })), ['Number', 'Spreads', 'Standard errors'].map((text) => h('th', { scope: 'col', class: 'num', text })), h('th', { scope: 'col', text: 'Moved' }))),
-      h('tbody', {}, rows.map((row) => h('tr', {}, h('th', { scope: 'row', text: row.side === 'candidate' ? 'items' : 'queries' }), h('td', { text: row.modality }), h('td', { class: 'num', text: count(row.count) }), h('td', { class: 'num', text: fixed(row.spreads, 2) }), h('td', { class: 'num', text: fixed(row.errors, 1) }), h('td', { text: row.moved ? 'yes: refit' : 'no' }))))))];
+      h('thead', {}, h('tr', {}, ['Side', 'Kind'].map((text) => h('th', { scope: 'col', text })), ['Number', 'Spreads', 'Standard errors'].map((text) => h('th', { scope: 'col', class: 'num', text })), h('th', { scope: 'col', text: 'Moved' }))),
+      h('tbody', {}, rows.map((row) => h('tr', {}, h('th', { scope: 'row', text: row.side === 'candidate' ? 'Items' : 'Queries' }), h('td', { text: NAMES[row.modality]?.[1] ?? row.modality }), h('td', { class: 'num', text: count(row.count) }), h('td', { class: 'num', text: fixed(row.spreads, 2) }), h('td', { class: 'num', text: fixed(row.errors, 1) }), h('td', { text: row.moved ? 'yes: refit' : 'no' }))))))];
 }
 
 function approximate(facts) {
@@ -113,12 +115,11 @@ function approximate(facts) {
   return [h('h2', { text: 'How it is searched' }), h('p', { class: 'prose', text: said })];
 }
 
-function refit(facts) {
-  const place = facts.items ?? 'PHOTOS/';
-  const quoted = /^[\w./~-]+$/.test(place) ? place : `'${place.replaceAll("'", "'\\''")}'`;
+function refit({ update }) {
+  if (!update) return null;
   return [h('h2', { text: 'Bring it up to date' }),
-    h('p', { class: 'prose', text: 'The first command takes in what is new, changed or gone; the second also fits the repair again. Searches go on meanwhile.' }),
-    h('pre', { tabindex: '0', 'aria-label': 'Commands', text: `clearsight index ${quoted}\nclearsight index ${quoted} --refit` })];
+    h('p', { class: 'prose', text: 'The first command takes in what is new, changed or gone; the second also fits the repair again. Searches go on meanwhile. Folders go by their names here: run the commands where they lie, or give their whole paths.' }),
+    h('pre', { tabindex: '0', 'aria-label': 'Commands', text: `${update}\n${update} --refit` })];
 }
 
 /** Any facts, as names and values. */
