@@ -170,7 +170,7 @@ def _item(hit: Hit) -> Text:
     if hit.source not in (None, hit.id):
         known = {"file": hit.source, **known}
     if known:
-        lines.append((_printable(", ".join(f"{name}: {value}" for name, value in known.items())), "dim"))
+        lines.append((_printable("; ".join(f"{name}: {value}" for name, value in known.items())), "dim"))
     why = [f"{_printable(name)} {share:+.2f}" for name, share in hit.why if share >= LEAST_SHARE]
     if why:
         lines.append((f"why: {', '.join(why)}", "dim"))
