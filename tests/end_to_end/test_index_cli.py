@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from clearsight.cli import SOME_SKIPPED, main
 from clearsight.errors import DataError, ItemError, UsageError
 from clearsight.index import Index, Query
 from clearsight.models.encoder import Encoder
+from clearsight.types import Item
 from small.collection import write_collection
 
 PICTURES = 60
@@ -93,6 +95,21 @@ def test_a_second_run_takes_only_what_is_new_changed_or_gone(
     assert told(capsys, "index", str(folder))["rows"] == PICTURES
 
 
+def test_few_notes_among_pictures_leave_queries_to_the_captions(photos: Folder, tmp_path: Path) -> None:
+    folder, captions = shutil.copytree(photos[0], tmp_path / "photos"), photos[1]
+
+    def rate(index: Index) -> float:
+        index.refit("realign")
+        asked = [Query(text, where="modality = 'image'", top=1) for text in captions.values()]
+        results = index.search_many(asked)
+        return sum(one.hits[0].id == name for one, name in zip(results, captions, strict=True)) / PICTURES
+
+    with Index.open(folder) as index:
+        alone = rate(index)
+        index.add(Item(f"note {n}", f"On the {n}th we spoke about the garden.") for n in range(PICTURES // 2))
+        assert rate(index) > alone - 0.05
+
+
 def test_search_as_json_and_as_a_table(
     photos: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +138,7 @@ def test_search_as_json_and_as_a_table(
     ("tokens", "code", "words"),
     [
         (["search", "x", "--top", "0"], UsageError.exit_code, "1 to 10,000"),
-        (["search", "x", "--where", "year >"], UsageError.exit_code, "filter"),
+        (["search", "x", "--where", "year >"], UsageError.exit_code, "where: year >\n              ^\n"),
         (["search"], UsageError.exit_code, "empty"),
         (["search", "--image", "nothing.png"], ItemError.exit_code, "does not exist"),
         (["search", "x", "--index", "no/where"], DataError.exit_code, "clearsight index"),

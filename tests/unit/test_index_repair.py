@@ -22,6 +22,7 @@ from clearsight.index.queries import EVERY, PRIOR, QueryStatistics
 from clearsight.index.repairing import GROWN, LEAST_PAIRS, LEAST_ROWS, Wanted, by_default, fit
 from clearsight.index.statistics import Spread, drift, moments_of
 from clearsight.moments import Moments
+from clearsight.progress import Silent
 from clearsight.repair import load_repair
 from clearsight.repair.affine import Affine, unit_rows
 from clearsight.sae import SparseAutoencoder
@@ -118,6 +119,17 @@ def test_without_pairs_each_modality_has_its_own_statistics(repair: Any) -> None
     assert fitted.stands_in("text") is None
 
 
+def test_captions_stand_for_queries_where_they_are_more_than_the_texts() -> None:
+    images, captions = two_modalities(100)
+    notes = np.random.default_rng(9).standard_normal((40, D)).astype(np.float32) - 2
+    view = store_of(images, notes).view()
+    for n, centred in ((100, captions), (30, notes)):
+        texts = Embeddings.of([str(at) for at in range(n)], captions[:n])
+        fitted = fit(view, "000001", wanted(view, "realign", texts=texts), generative=True)
+        assert fitted.repair is not None
+        assert np.abs(fitted.repair.repairs_["text"].transform(centred).mean(axis=0)).max() < 1e-5
+
+
 def test_what_auto_stands_for_and_what_is_refused() -> None:
     assert by_default(generative=False, pairs=0, texts=0) == "none"
     assert by_default(generative=False, pairs=0, texts=LEAST_ROWS) == "realign"
@@ -193,6 +205,20 @@ def test_a_refit_rewrites_all_vectors_and_searches_of_before_stay(tmp_path: Path
         index.refit("none")
         assert index.store.view().repair == ""
         assert Index.open(tmp_path / "i", encoder=ToyEncoder()).settings.repair == "none"
+
+
+def test_a_refit_counts_every_row_once(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Counting(Silent):
+        def advance(self, n: int = 1) -> None:
+            steps.append(n)
+
+    with Index.create(tmp_path / "i", ToyEncoder(), repair="realign") as index:
+        for first in (0, 20, 40):  # Lance keeps a file for each call
+            index.add([Item(f"t{n}", text=f"text {n}") for n in range(first, first + 20)])
+        index.refit(progress=Counting())
+        assert sum(steps) == 60
 
 
 def test_captions_are_kept_line_by_line(tmp_path: Path) -> None:

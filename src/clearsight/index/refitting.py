@@ -64,9 +64,14 @@ def refit(index: Index, wanted: Settings, progress: Progress) -> Fitted:
         return fitted
     fitted.save(index.folder / "repairs")
 
+    left = view.rows
+
     def vectors(batch: pa.RecordBatch) -> NDArray[np.float32]:
+        nonlocal left
         modality_N = np.array(batch.column("modality").to_pylist(), dtype=str)
-        progress.advance(batch.num_rows)
+        told = min(batch.num_rows, left)  # Lance shows the first row of each file twice
+        progress.advance(told)
+        left -= told
         return fitted.rows(matrix(batch.column("raw")), modality_N)
 
     progress.start(view.rows, "repairing")
@@ -93,7 +98,7 @@ def _stand_ins(
     encoder = index.encoder
     own_texts = int(moments["text"].count) if "text" in moments else 0
     pictured = _pictured(view, wanted.unlabelled)
-    needed = wanted.repair in _PAIRED or own_texts < LEAST_ROWS
+    needed = wanted.repair in _PAIRED or own_texts < max(LEAST_ROWS, len(pictured))
     if model.writes(encoder) and needed and len(pictured) >= LEAST_ROWS:
         pairs = _captioned(index, encoder, view, pictured, progress)
         enough = len(pairs[0]) >= LEAST_PAIRS or wanted.repair != "auto"
