@@ -31,7 +31,7 @@ def test_the_run_holds_every_table_and_figure(run: Path) -> None:
     for name in ("tiny", "tiny-contrastive"):
         table = pq.read_table(run / f"tables/{name}-concepts.parquet")
         assert table.num_rows == load_sae(run / f"autoencoders/{name}").config.concepts
-        assert {"energy", "modality_score", "attribution", "bridge_abs"} <= set(table.column_names)
+        assert {"name", "energy", "modality_score", "attribution", "bridge_abs"} <= set(table.column_names)
         removal = pq.read_table(run / f"tables/{name}-removal.parquet").to_pydict()
         assert {"base", "top attribution", "random concepts", "bottom attribution"} <= set(removal["arm"])
         assert {"image -> text", "text -> image"} == set(removal["case"])

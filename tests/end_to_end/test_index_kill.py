@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -105,7 +104,7 @@ def forked(folder: Path, told: Path) -> Any:
 
 def killed(process: Any, moment: Callable[[], bool], delay: float) -> None:
     """End a process so long after it came to a moment."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not moment():
         assert process.is_alive(), "it ended before the moment"
         assert time.monotonic() < end, "the moment did not come"
@@ -159,29 +158,6 @@ def finished(folder: Path, undisturbed: State) -> None:
     assert not list((folder / OWN_FOLDER).rglob("*.tmp"))
     assert main(["index", str(folder)]) == 0
     assert state(folder).repair == after.repair
-
-
-@pytest.mark.slow
-def test_processes_killed_at_any_time(photos: Path, undisturbed: State, tmp_path: Path) -> None:
-    random = np.random.default_rng()
-    call = [sys.executable, "-m", "clearsight", "index"]
-    started = time.monotonic()
-    whole = subprocess.run([*call, str(shutil.copytree(photos, tmp_path / "whole"))], check=False)
-    seconds = time.monotonic() - started
-    assert whole.returncode == 0
-    for round_ in range(4):
-        folder = shutil.copytree(photos, tmp_path / str(round_))
-        before = state(folder)
-        for _ in range(5):
-            with subprocess.Popen([*call, str(folder)], stderr=subprocess.DEVNULL) as process:
-                time.sleep(random.uniform(0.5, 1) * seconds)
-                process.kill()
-            now = state(folder)
-            assert before.raw.keys() <= now.raw.keys(), "what was committed has gone"
-            assert before.captions <= now.captions
-            before = now
-        assert main(["index", str(folder)]) == 0
-        finished(folder, undisturbed)
 
 
 @contextlib.contextmanager
