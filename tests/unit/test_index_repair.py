@@ -19,7 +19,7 @@ from clearsight.index.fitted import Fitted
 from clearsight.index.making import fixed
 from clearsight.index.map import placed
 from clearsight.index.queries import EVERY, PRIOR, QueryStatistics
-from clearsight.index.repairing import GROWN, LEAST_PAIRS, LEAST_ROWS, Wanted, by_default, fit
+from clearsight.index.repairing import GROWN, LEAST_BESIDE, LEAST_PAIRS, Wanted, by_default, fit
 from clearsight.index.statistics import Spread, drift, moments_of
 from clearsight.moments import Moments
 from clearsight.progress import Silent
@@ -132,7 +132,8 @@ def test_captions_stand_for_queries_where_they_are_more_than_the_texts() -> None
 
 def test_what_auto_stands_for_and_what_is_refused() -> None:
     assert by_default(generative=False, pairs=0, texts=0) == "none"
-    assert by_default(generative=False, pairs=0, texts=LEAST_ROWS) == "realign"
+    assert by_default(generative=False, pairs=0, texts=LEAST_BESIDE - 1) == "none"
+    assert by_default(generative=False, pairs=0, texts=LEAST_BESIDE) == "realign"
     assert by_default(generative=True, pairs=LEAST_PAIRS, texts=0) == "self_aligned"
     assert by_default(generative=True, pairs=LEAST_PAIRS - 1, texts=0) == "realign"
     view = store_of(two_modalities(20)[0]).view()

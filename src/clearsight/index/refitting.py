@@ -103,7 +103,7 @@ def _stand_ins(
         pairs = _captioned(index, encoder, view, pictured, progress)
         enough = len(pairs[0]) >= LEAST_PAIRS or wanted.repair != "auto"
         return (pairs if enough else None), pairs[1]
-    if own_texts >= LEAST_ROWS or "text" not in model.reads(encoder):
+    if "text" not in model.reads(encoder):
         return None, None
     beside = [Item(f"text of {name}", text=text) for name, text in _texts_beside(view)]
     return None, (encoder.embed(beside, "query", counterpart="image") if len(beside) >= LEAST_ROWS else None)
@@ -121,10 +121,12 @@ def _pictured(view: View, most: int) -> list[dict[str, Any]]:
 
 
 def _texts_beside(view: View) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for batch in view.read(["id", "key", "text"]):
-        found += [(row["key"], row["id"], row["text"]) for row in batch.to_pylist() if row["text"]]  # type: ignore[misc]
-    return [(name, text) for _, name, text in sorted(found)[:MOST_TEXTS]]  # type: ignore[misc]
+    """Ids and texts of at most so many embedded pictures that have one beside them."""
+    found: list[tuple[str, str, str]] = []
+    for batch in view.read(["id", "key", "modality", "text"]):
+        rows = (row for row in batch.to_pylist() if row["text"] and row["modality"] == "image")
+        found += [(row["key"], row["id"], row["text"]) for row in rows]
+    return [(name, text) for _, name, text in sorted(found)[:MOST_TEXTS]]
 
 
 def _captioned(

@@ -38,6 +38,8 @@ SHRINKAGE = 0.5
 collection's few it costs (64 pairs: 49.5 at 0.1, 75.5 at 0.5; 400 pairs: 91.0 and 92.0)."""
 LEAST_ROWS = 16
 """A modality of fewer rows takes another's map, or stands on its captions."""
+LEAST_BESIDE = 100
+"""Texts beside pictures, fewer of which say too little of queries: see `by_default`."""
 LEAST_TO_CENTRE = 32
 """A side of fewer rows is centred where the map was fitted."""
 IN_MEMORY = 8192
@@ -71,16 +73,17 @@ class Wanted:
 def by_default(*, generative: bool, pairs: int, texts: int) -> RepairName:
     """What "auto" stands for.
 
-    A model that writes no captions gets ReAlign where texts say how queries lie; fitted on pictures alone it
-    gains nothing (shipped contrastive model, gallery 400, texts to pictures, hit rate@1 in %: none 79.5,
-    pictures alone 78.8, with texts beside them that have nothing to do with them 87.2).
+    A model that writes no captions gets ReAlign where enough texts beside the pictures say how queries lie.
+    Measured on the shipped contrastive model, texts to pictures, hit rate@1 in % without repair and with
+    ReAlign: 400 pictures alone 79.5, 78.8; with texts beside them 79.5, 87.2; 300 pictures and 31 texts like
+    the queries 84.0, 80.0, 100 such texts 84.0, 88.0, 100 texts of another kind 84.0, 12.7.
 
     Args:
         pairs: pictures that were captioned.
-        texts: of the collection, or beside its pictures.
+        texts: beside pictures of the collection.
     """
     if not generative:
-        return "realign" if texts >= LEAST_ROWS else "none"
+        return "realign" if texts >= LEAST_BESIDE else "none"
     return "self_aligned" if pairs >= LEAST_PAIRS else "realign"
 
 
@@ -93,9 +96,8 @@ def fit(view: View, name: str, wanted: Wanted, *, generative: bool) -> Fitted:
     pairs = 0 if wanted.pairs is None else len(wanted.pairs[0])
     chosen = wanted.repair
     if chosen == "auto":
-        own = wanted.moments["text"].count if "text" in wanted.moments else 0
-        texts = int(own) if wanted.texts is None else len(wanted.texts)
-        chosen = by_default(generative=generative, pairs=pairs, texts=texts)
+        beside = 0 if wanted.texts is None else len(wanted.texts)
+        chosen = by_default(generative=generative, pairs=pairs, texts=beside)
     facts: dict[str, Any] = {"asked": wanted.repair}
     if chosen == "chosen":
         if wanted.pairs is None or pairs < 4 * FOLDS:
