@@ -85,6 +85,7 @@ def _model(rng: np.random.Generator, name: str, kind: str, count: int, scenes: i
         attribution_C=bridge_C * rng.normal(0.6, 0.5, count),
         bridge={"abs": bridge_C, "max": bridge_C * rng.lognormal(0, 0.2, count)},
         monosemanticity_C=monosemanticity_C,
+        names=tuple("" if n % 3 else f"zebra, {n}th" for n in range(count)),
     )
     return ModelDiagnosis(
         name,

@@ -165,6 +165,10 @@ def test_it_searches_words_numbers_and_sides(watched: Watched, data: DiagnosisDa
     assert shown(page) == [17]
     page.fill("#search", "#17 red")  # not a number alone: words, and no text holds "#17"
     assert shown(page) == []
+    page.fill("#search", "zeb")  # begins the name of every third concept, and no text
+    named = [c for c in order(concepts.energy_C, down=True) if c % 3 == 0]
+    assert shown(page) == named[:PAGE]
+    assert f"Concept {named[0]} zebra" in (page.locator(".concept h3").first.text_content() or "")
     page.fill("#search", "(no such [word")
     assert shown(page) == []
     assert page.text_content("#count") == f"0 of {CONCEPTS} concepts"

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from clearsight.concepts.names import ALPHA, STRONGEST, concept_names
 from clearsight.errors import UsageError
-from clearsight.jobs.diagnosis import names_of
+from clearsight.jobs.naming import names_of
 from clearsight.jobs.search import concept_names as names_in
 from clearsight.types import Item, Task
 
@@ -85,7 +85,7 @@ def test_pictures_are_named_by_the_captions_of_their_pairs(tmp_path: Path) -> No
     codes, texts = planted()
     pictures = tuple(Item(f"i{n}", image=b"") for n in range(N))
     captions = tuple(Item(f"t{n}", text=text) for n, text in enumerate(texts))
-    subject = SimpleNamespace(
+    subject: Any = SimpleNamespace(
         case=SimpleNamespace(task=Task("t", pictures, captions, {})),
         images=SimpleNamespace(ids=[item.id for item in pictures]),
         texts=SimpleNamespace(ids=[item.id for item in captions]),
@@ -93,10 +93,9 @@ def test_pictures_are_named_by_the_captions_of_their_pairs(tmp_path: Path) -> No
     )
     silent = codes.copy()
     silent.data = silent.data * (silent.indices != 0)  # concept 0 is active on pictures alone
-    examined: Any = SimpleNamespace(subject=subject, image_codes=codes, text_codes=silent)
-    assert names_of(examined) == ["red", "ring, blue", None, None, None]
+    assert names_of(subject, codes, silent) == ("red", "ring, blue", "", "", "")
     subject.pairs_P2 = np.zeros((0, 2), np.int64)
-    assert names_of(examined)[:2] == [None, "ring, blue"]
+    assert names_of(subject, codes, silent)[:2] == ("", "ring, blue")
 
     (tmp_path / "tables").mkdir()
     table = pa.table({"concept": [0, 1, 2], "name": ["red", None, None], "modality_score": [0.5, 0.1, None]})

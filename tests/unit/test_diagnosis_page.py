@@ -156,6 +156,7 @@ def test_the_data_of_the_page_are_those_given(data: DiagnosisData, page: Page) -
         assert np.allclose(shown, values_C, rtol=1e-3, equal_nan=True)
         assert score["says"]
     assert found["dead"] == np.flatnonzero(given_.dead_C).tolist()
+    assert found["names"] == {str(n): name for n, name in enumerate(given_.names) if name}
     for side in ("most", "least"):
         wanted = getattr(given_, side)
         places = np.reshape(found[side]["items"], wanted.items_CE.shape)

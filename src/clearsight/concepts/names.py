@@ -4,20 +4,19 @@ A word's count among the concept's strongest items is held against a draw of as 
 (hypergeometric tail); it stands in the name where that is unlikely for any word of the vocabulary
 (Bonferroni).
 
-Legend of shapes: N items, C concepts, V words.
+Legend of shapes: N items, C concepts, V words, S items of a concept, W words of its strongest.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import hypergeom
 
-from clearsight.concepts.codes import Floats, checked_codes
+from clearsight.concepts.codes import checked_codes
 from clearsight.errors import UsageError
 
 STRONGEST = 20
@@ -58,6 +57,7 @@ def concept_names(codes: csr_array, texts: Sequence[str]) -> list[str]:
         ),
         shape=(len(found), len(vocabulary)),
     )
+    whole_V = np.asarray(holds_NV.sum(axis=0)).ravel()
     columns = codes.tocsc()
     names = []
     for concept in range(codes.shape[1]):
@@ -65,15 +65,10 @@ def concept_names(codes: csr_array, texts: Sequence[str]) -> list[str]:
         row_S, code_S = columns.indices[span], columns.data[span]
         row_S, code_S = row_S[told_N[row_S]], code_S[told_N[row_S]]
         chosen = row_S[np.lexsort((row_S, -code_S))[:STRONGEST]]
-        p_V = _tail(holds_NV, chosen, int(told_N.sum()))
-        best = np.argsort(p_V, kind="stable")[:MOST_WORDS]
-        names.append(", ".join(vocabulary[at] for at in best if p_V[at] * len(vocabulary) < ALPHA))
+        word_W, among_W = np.unique(holds_NV[chosen].indices, return_counts=True)
+        # the chance that as many items, drawn from those that have words, hold a word as often
+        chance_W = hypergeom.sf(among_W - 1, told_N.sum(), whole_V[word_W], len(chosen))
+        best = np.argsort(chance_W, kind="stable")[:MOST_WORDS]
+        telling = (at for at in best if chance_W[at] * len(vocabulary) < ALPHA)
+        names.append(", ".join(vocabulary[word_W[at]] for at in telling))
     return names
-
-
-def _tail(holds_NV: csr_array, chosen: Any, told: int) -> Floats:
-    """For each word the chance that as many items, drawn from those that have words, hold it as often."""
-    among_V = np.asarray(holds_NV[chosen].sum(axis=0)).ravel()
-    whole_V = np.asarray(holds_NV.sum(axis=0)).ravel()
-    tail: Floats = hypergeom.sf(among_V - 1, told, whole_V, len(chosen))
-    return tail

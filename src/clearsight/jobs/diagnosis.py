@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from clearsight.concepts.findings import Finding
     from clearsight.jobs.examine import Examined
     from clearsight.run import Run
-    from clearsight.types import Item, Task
 
 
 def findings_of(examined: Sequence[Examined]) -> tuple[Finding, ...]:
@@ -78,33 +77,11 @@ def _write_parquet(run: Run, name: str, columns: Mapping[str, Any]) -> None:
 def _concept_columns(one: Examined) -> dict[str, Any]:
     import pyarrow as pa
 
-    names = pa.array(names_of(one), pa.string())
+    names = pa.array([name or None for name in one.names], pa.string())
     columns = one.profile.columns() | {"dead_on_tokens": one.dead_C, "name": names}
     if one.monosemanticity_C is not None:
         columns["monosemanticity"] = one.monosemanticity_C
     return columns
-
-
-def names_of(one: Examined) -> list[str | None]:
-    """For each concept the words of its texts, else of its pictures' captions; None where neither tell."""
-    from clearsight.concepts.names import concept_names
-
-    texts, images = one.subject.texts.ids, one.subject.images.ids
-    words_of = {name: item.text or "" for name, item in items_of(one.subject.case.task).items()}
-    captions: list[list[str]] = [[] for _ in images]
-    for image, text in one.subject.pairs_P2.tolist():
-        captions[image].append(words_of[texts[text]])
-    of_texts = concept_names(one.text_codes, [words_of[name] for name in texts])
-    of_images = concept_names(one.image_codes, [" ".join(told) for told in captions])
-    return [text or image or None for text, image in zip(of_texts, of_images, strict=True)]
-
-
-def items_of(task: Task) -> dict[str, Item]:
-    """Items by id; those of one modality from both sides are named by their side (`image_text_pairs`)."""
-    known = {item.id: item for item in (*task.queries, *task.candidates)}
-    for role, side in (("query", task.queries), ("candidate", task.candidates)):
-        known |= {f"{role} {item.id}": item for item in side}
-    return known
 
 
 def overlaps(one: Examined) -> Sequence[Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clearsight.jobs.diagnosis import items_of, overlaps
+from clearsight.jobs.diagnosis import overlaps
+from clearsight.jobs.naming import items_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -113,6 +114,7 @@ def _concepts(one: Examined, place: dict[str, int]) -> ConceptTable:
         attribution_C=profile.attribution_C,
         bridge={str(name): score_C for name, score_C in bridge.items()},
         monosemanticity_C=one.monosemanticity_C,
+        names=one.names,
     )
 
 

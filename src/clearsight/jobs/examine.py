@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clearsight.errors import DataError
 from clearsight.files import to_json
 from clearsight.jobs.autoencoder import SaeOptions, sae_line, train_on_tokens, train_on_vectors
+from clearsight.jobs.naming import names_of
 from clearsight.jobs.ui import Labelled
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """What was found. None, or empty: it does not apply to this model or task; `notes` says why."""
+    """What was found. None, or empty: it does not apply to this model or task; `notes` says why.
+
+    Attributes:
+        names: of the concepts, in words; "" for those that no words tell.
+    """
 
     subject: Subject
     sae: SparseAutoencoder
@@ -80,6 +85,7 @@ class Examined:
     profile: ConceptProfile
     dead_C: NDArray[np.bool_]
     monosemanticity_C: NDArray[np.float64] | None
+    names: tuple[str, ...]
     reconstruction: Mapping[str, Reconstruction]
     recovered: Mapping[str, Recovered]
     disagreement: CodeDisagreement | None
@@ -196,6 +202,7 @@ def examine(
         profile=found,
         dead_C=dead_C,
         monosemanticity_C=monosemantic_C,
+        names=names_of(subject, *codes),
         reconstruction=reconstruction,
         recovered=retrieval_recovered(
             sae,

@@ -71,6 +71,7 @@ class ConceptTable:
         attribution_C: retrieval attribution, signed; None without pairs.
         bridge: reduction -> scores_C, in the order shown; empty without pairs.
         monosemanticity_C: how alike the concept's top items are; NaN where undefined, None if not measured.
+        names: in words, "" for a concept without one; empty if there are none.
         more: further scores by name, shown and sorted like the others.
         most, least: the items with the highest, and with the lowest nonzero, activation.
 
@@ -87,6 +88,7 @@ class ConceptTable:
     attribution_C: Floats | None = None
     bridge: Mapping[str, Floats] = field(default_factory=dict)
     monosemanticity_C: Floats | None = None
+    names: tuple[str, ...] = ()
     more: Mapping[str, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,6 +97,8 @@ class ConceptTable:
         lengths |= {"most": len(self.most.items_CE), "least": len(self.least.items_CE)}
         if self.dead_C is not None:
             lengths["dead"] = len(self.dead_C)
+        if self.names:
+            lengths["names"] = len(self.names)
         for name, length in lengths.items():
             if length != count:
                 raise DataError(f"{length} values for {count} concepts.", where=name)

@@ -102,6 +102,7 @@ def _model(model: ModelDiagnosis, place_I: NDArray[np.int64]) -> dict[str, Any]:
         "name": clean(model.name),
         "scores": [_score(name, values_C) for name, values_C in concepts.scores().items()],
         "dead": np.flatnonzero(dead_C).tolist(),
+        "names": {str(n): clean(name) for n, name in enumerate(concepts.names) if name},
         "most": _examples(concepts.most, place_I),
         "least": _examples(concepts.least, place_I),
         "maps": [_map(view, place_I) for view in model.maps],

@@ -54,6 +54,11 @@ function fitting(terms) {
   return lowered.map((text) => wanted.every((term) => term.test(text)));
 }
 
+const named = (model, concept, terms) => {
+  const name = model.names[concept];
+  return name !== undefined && terms.every((term) => beginning([term], 'u').test(name));
+};
+
 // The concepts of the chosen model that fit search and side, in the chosen order; those without a score last.
 function select() {
   const model = data.models[state.model];
@@ -66,7 +71,7 @@ function select() {
   for (let c = 0; c < score.values.length; c += 1) {
     if (number !== null && c !== number) continue;
     if (side && sideOf(model, c) !== side) continue;
-    if (state.fits && !examplesOf(model.most, c).some(([item]) => state.fits[item])) continue;
+    if (state.fits && !named(model, c, terms) && !examplesOf(model.most, c).some(([item]) => state.fits[item])) continue;
     found.push(c);
   }
   const [values, turn] = [score.values, state.down ? 1 : -1];
@@ -144,6 +149,7 @@ function card(model, concept, terms) {
   entry.setAttribute('aria-label', `Concept ${concept}, ${side}`);
   const about = make('div', 'about');
   const head = make('h3', '', `Concept ${concept} `);
+  if (model.names[concept]) head.append(make('em', '', model.names[concept]), ' ');
   head.append(make('span', `note side-${side}`, side));
   const scores = make('dl', 'scores');
   for (const score of model.scores) {
