@@ -59,11 +59,13 @@ def lines(
             axes.plot(at, values, label=one_line(name), **{**line_look(place), "marker": ""})
         if log_x:
             axes.set_xscale("log")
+        elif all(np.array_equal(at, np.round(at)) for at, _ in curves.values()):  # layers: there is no half
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # no line passes below a name
 
-    return _drawn(panels_figure(1, draw, width=1.3 * COLUMN))
+    return _drawn(panels_figure(1, draw, width=1.7 * COLUMN))
 
 
 def maps(views: Mapping[str, tuple[NDArray[Any], int, NDArray[np.int64]]], sides: tuple[str, str]) -> Figure:
