@@ -93,20 +93,34 @@ def measure_rows(width: int, thumbnails: bool) -> dict[str, Any]:
 
 
 def measure_index(width: int, counts: tuple[int, int] = (2048, 6144)) -> dict[str, Any]:
-    """Bytes that a row adds to the approximate indexes of both vectors: between two tables of one partition
-    each, so that what does not grow with the rows drops out."""
+    """Bytes that a row adds to the approximate indexes of both vectors, and to those of ids and content keys:
+    between two tables of one partition each, so that what does not grow with the rows drops out."""
     from clearsight.store.lance import LanceStore
+    from clearsight.store.lance_index import NAMES
 
-    held = []
+    held: dict[str, list[int]] = {"vectors": [], "names": []}
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             store = LanceStore.open(f"{folder}/items.lance", width, create=True)
             store.add(rows_of(count, width, thumbnails=False))
             store.build(force=True)
-            files = Path(folder).rglob("_indices/**/*")
-            held.append(sum(path.stat().st_size for path in files if path.is_file()))
-    slope = (held[1] - held[0]) / (counts[1] - counts[0])
-    return {"what": "index", "width": width, "rows": list(counts), "held": held, "bytes": round(slope, 1)}
+            sizes = {"vectors": 0, "names": 0}
+            for index in store.view().dataset.describe_indices():
+                kind = "names" if index.field_names[0] in NAMES else "vectors"
+                for part in index.segments:
+                    files = Path(folder).rglob(f"_indices/{part.uuid}/**/*")
+                    sizes[kind] += sum(path.stat().st_size for path in files if path.is_file())
+            for kind, size in sizes.items():
+                held[kind].append(size)
+    grows = {kind: round((two - one) / (counts[1] - counts[0]), 1) for kind, (one, two) in held.items()}
+    return {
+        "what": "index",
+        "width": width,
+        "rows": list(counts),
+        "held": held,
+        "bytes": grows["vectors"],
+        "name_bytes": grows["names"],
+    }
 
 
 def measure_embedding(kind: str, count: int, rounds: int) -> dict[str, Any]:
@@ -220,8 +234,8 @@ def storage(lines: list[dict[str, Any]]) -> str:
     rows = sorted(
         (one for one in lines if one["what"] == "row"), key=lambda one: (one["width"], one["thumbnails"])
     )
-    index = {one["width"]: one["bytes"] for one in lines if one["what"] == "index"}
-    head = ["row", "bytes a row", "both indexes", *(f"{size:.0e}".replace("e+0", "e") for size in SIZES)]
+    index = {one["width"]: one["bytes"] + one["name_bytes"] for one in lines if one["what"] == "index"}
+    head = ["row", "bytes a row", "its indexes", *(f"{size:.0e}".replace("e+0", "e") for size in SIZES)]
     cells = []
     for one in rows:
         small = f"thumbnails of {human(one['thumbnail_bytes'])}" if one["thumbnails"] else "no thumbnails"
