@@ -49,13 +49,12 @@ export async function items(ids, signal) {
   return (await (await ask(`items?${query}`, { signal })).json()).hits;
 }
 
-/** The map; `waiting(fault)` is called while the server still draws it. */
-export async function map(waiting, signal) {
+/** The map; asked for again while the server still draws it. */
+export async function map(signal) {
   for (;;) {
     const response = await ask('map', { signal });
     const answer = await response.json();
     if (response.status !== 202) return unpack(answer);
-    waiting(answer);
     await wait(Number(response.headers.get('Retry-After')) || 2, signal);
   }
 }

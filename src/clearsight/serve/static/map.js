@@ -24,9 +24,10 @@ export class MapView {
     if (!this.app.info.rows) { this.stop(); this.root.replaceChildren(empty()); return; }
     try {
       if (!this.data) {
-        this.root.replaceChildren(this.waiting = notice('The map is being drawn.', ['This is done once for each state of the index, and takes seconds to minutes.']));
-        this.waiting.setAttribute('role', 'status');
-        this.data = await api.map((fault) => { if (fault.what) this.waiting.querySelector('p').textContent = fault.what; }, signal);
+        const waiting = notice('The map is being drawn.', ['This is done once for each state of the index, and takes seconds to minutes. It shows here when it is done.']);
+        waiting.setAttribute('role', 'status');
+        this.root.replaceChildren(waiting);
+        this.data = await api.map(signal);
         this.where = new Map(this.data.ids.map((id, i) => [id, i]));
       }
       if (!this.points) this.begin();
