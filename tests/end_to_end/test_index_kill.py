@@ -224,4 +224,14 @@ def test_what_a_kill_left_is_made_room_of(tmp_path: Path) -> None:
     (place / "letter.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match="other things"):
         make_room(place, overwrite=True)
-    assert (place / "letter.txt").exists()
+    (place / "index.json").write_text("{}", encoding="utf-8")
+    make_room(place, overwrite=True)
+    assert {one.name for one in place.iterdir()} == {".writer", "letter.txt"}, "what is not ours stays"
+
+
+def test_a_folder_of_somebody_s_own_is_no_rest_of_an_index(tmp_path: Path) -> None:
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "alps.png").write_bytes(b"mine")
+    with pytest.raises(DataError, match="other things"):
+        make_room(tmp_path, overwrite=True)
+    assert (tmp_path / "map" / "alps.png").read_bytes() == b"mine"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from clearsight.errors import DataError
 from clearsight.index.settings import FILE, Settings
-from clearsight.store.lock import writer_lock
+from clearsight.store.lock import LOCK, writer_lock
 
 OWN_FOLDER = ".clearsight"
 """Where the index of a folder lies in it, unless told."""
 ROWS = "items.lance"
 """The store in an index's folder."""
-_OWN = {".writer", ROWS, "captions.jsonl", "facts.json", "map", "queries", "repairs"}
+_OWN = {LOCK, ROWS, "captions.jsonl", "facts.json", "map", "queries", "repairs"}
 SOON = 2.0
 """Seconds that long work waits for another writer."""
 
@@ -39,12 +39,13 @@ def address_of(settings: Settings, folder: Path) -> str:
 
 def make_room(place: Path, *, overwrite: bool) -> None:
     """Make the folder of a new index; an index that lies there goes, where that is allowed, and so does what
-    is left of one that was killed before it was one, or while it was removed. Rows go with `overwrite` alone.
+    is left of one that was killed before it was one, or while it was removed. Rows go with `overwrite` alone,
+    what an index does not write stays.
 
     Raises:
         DataError: other things lie there, an index without `overwrite`, or the folder cannot be made.
     """
-    if place.exists() and (not place.is_dir() or not (_is_index(place) or all(map(_own, os.listdir(place))))):
+    if place.exists() and not (place.is_dir() and (_is_index(place) or _left(os.listdir(place)))):
         raise DataError("The folder holds other things.", where=str(place), do="Give a new or empty folder.")
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -59,16 +60,22 @@ def make_room(place: Path, *, overwrite: bool) -> None:
                 )
             (place / FILE).unlink()  # first: what is half removed is no index
         for one in place.iterdir():
-            if one.name == ROWS and not overwrite:
+            if not _own(one.name) or one.name == LOCK or (one.name == ROWS and not overwrite):
                 continue
-            if one.is_dir():
+            if one.is_dir() and not one.is_symlink():
                 shutil.rmtree(one)
-            elif one.name != ".writer":
+            else:
                 one.unlink()
 
 
 def _is_index(place: Path) -> bool:
     return (place / FILE).exists()
+
+
+def _left(names: list[str]) -> bool:
+    """Whether these are what a kill left of an index: its lock was there first. A folder of somebody's own,
+    such as `map`, is none."""
+    return not names or (LOCK in names and all(map(_own, names)))
 
 
 def _own(name: str) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from clearsight.errors import DataError
 
+LOCK = ".writer"
+"""The file; it stays when it is let go."""
 WAIT_SECONDS = 60.0
 _TRY_AGAIN_SECONDS = 0.02
 
@@ -40,7 +42,7 @@ def writer_lock(folder: str | os.PathLike[str], *, wait: float = WAIT_SECONDS) -
         DataError: another process (named by its number) or thread holds it for longer, or the folder cannot
             be written.
     """
-    path = Path(folder).resolve() / ".writer"
+    path = Path(folder).resolve() / LOCK
     with _GUARD:
         held = _ALL.setdefault((os.getpid(), path), _Held())  # a fork does not have its parent's
     end = time.monotonic() + wait
