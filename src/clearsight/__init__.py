@@ -5,43 +5,44 @@ The public names below are loaded on first use, so that `import clearsight` stay
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clearsight.lazy import names_from
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Item": "clearsight.types",
-    "Task": "clearsight.types",
-    "Embeddings": "clearsight.types",
-    "Ranking": "clearsight.types",
-    "Score": "clearsight.types",
-    "ClearsightError": "clearsight.errors",
-    "Encoder": "clearsight.models.encoder",
-    "Captioner": "clearsight.models.captioner",
-    "Affine": "clearsight.repair",
-    "Centre": "clearsight.repair",
-    "Chain": "clearsight.repair",
-    "PerGroup": "clearsight.repair",
-    "fit_repair": "clearsight.repair",
-    "RemoveSubspace": "clearsight.repair",
-    "RemoveTopComponents": "clearsight.repair",
-    "SelfAlign": "clearsight.repair",
-    "ShrinkageZCA": "clearsight.repair",
-    "load_repair": "clearsight.repair",
-    "save_repair": "clearsight.repair",
-    "rank": "clearsight.ranking",
-    "score": "clearsight.metrics",
-    "paired_test": "clearsight.metrics",
-    "load_task": "clearsight.data",
-    "load_items": "clearsight.data",
-    "load_vectors": "clearsight.data",
-    "SparseAutoencoder": "clearsight.sae",
-    "train_sae": "clearsight.sae",
-    "load_sae": "clearsight.formats",
-    "save_sae": "clearsight.formats",
-    "profile": "clearsight.concepts",
-    "Index": "clearsight.index",
+_HOMES = {
+    "Item": "types",
+    "Task": "types",
+    "Embeddings": "types",
+    "Ranking": "types",
+    "Score": "types",
+    "ClearsightError": "errors",
+    "Encoder": "models.encoder",
+    "Captioner": "models.captioner",
+    "Affine": "repair",
+    "Centre": "repair",
+    "Chain": "repair",
+    "PerGroup": "repair",
+    "fit_repair": "repair",
+    "RemoveSubspace": "repair",
+    "RemoveTopComponents": "repair",
+    "SelfAlign": "repair",
+    "ShrinkageZCA": "repair",
+    "load_repair": "repair",
+    "save_repair": "repair",
+    "rank": "ranking",
+    "score": "metrics",
+    "paired_test": "metrics",
+    "load_task": "data",
+    "load_items": "data",
+    "load_vectors": "data",
+    "SparseAutoencoder": "sae",
+    "train_sae": "sae",
+    "load_sae": "formats",
+    "save_sae": "formats",
+    "profile": "concepts",
+    "Index": "index",
 }
 
 __all__ = [
@@ -105,13 +106,7 @@ if TYPE_CHECKING:
     from clearsight.sae import SparseAutoencoder, train_sae
     from clearsight.types import Embeddings, Item, Ranking, Score, Task
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'clearsight' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = names_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
 """Items, tasks and vectors from people's own files and from benchmarks."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clearsight.lazy import names_from
 
 if TYPE_CHECKING:
     from clearsight.data.content import content_key
@@ -38,9 +39,4 @@ _HOMES = {
     **dict.fromkeys(("load_vectors", "save_vectors"), "vectors"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Names are loaded when they are asked for: a search needs no benchmarks."""
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"clearsight.data.{_HOMES[name]}"), name)
+__getattr__ = names_from(__name__, _HOMES)  # a search needs no benchmarks

@@ -1,7 +1,8 @@
 """Collections of items with their vectors, repaired without labels, and search in them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clearsight.lazy import names_from
 
 if TYPE_CHECKING:
     from clearsight.index.index import Index
@@ -16,9 +17,4 @@ _HOMES = {
     **dict.fromkeys(("Added", "Hit", "Query", "Results"), "nouns"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Names are loaded when they are asked for: the store and the repairs take a second."""
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"clearsight.index.{_HOMES[name]}"), name)
+__getattr__ = names_from(__name__, _HOMES)  # the store and the repairs take a second

@@ -5,8 +5,9 @@ Index stores open the door `VectorStore`; `open_store` finds the kind by the add
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clearsight.lazy import names_from
 
 if TYPE_CHECKING:
     from clearsight.store.cache import VectorCache
@@ -46,9 +47,4 @@ _HOMES = {
     "digests": "keys",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Names are loaded when they are asked for: pyarrow and Lance take a second."""
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"clearsight.store.{_HOMES[name]}"), name)
+__getattr__ = names_from(__name__, _HOMES)  # pyarrow and Lance take a second
